@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.adapted import logits
+from helpers.adapted import logits, small_bases
 from helpers.command import refused, trireme_here
 from helpers.recipes import TINY, tiny_recipe
 from safetensors.torch import load_file
@@ -28,12 +28,7 @@ CARD = "README.md"
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Small pretrained models with their tokenizers."""
-    folder = tmp_path_factory.mktemp("bases")
-    for family in ("llama", "gpt2"):
-        train(tiny_recipe(folder / "run" / family, f"model={family}_tiny", "trainer.max_steps=2"))
-        export(str(folder / "run" / family), str(folder / family))
-    return {family: folder / family for family in ("llama", "gpt2")}
+    return small_bases(tmp_path_factory.mktemp("bases"))
 
 
 def _train(base: Path, run_dir: Path, *overrides: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.adapted import logits
+from helpers.adapted import logits, small_bases
 from helpers.command import refused, trireme_here
 from helpers.kept_ranks import kept_ranks
 from helpers.metrics import training, worst_difference
@@ -31,12 +31,7 @@ SHORT = ("trainer.max_steps=4", "trainer.eval_at_end=false", "optimizer.lr=0.004
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Small pretrained models with their tokenizers."""
-    folder = tmp_path_factory.mktemp("bases")
-    for family in ("llama", "gpt2"):
-        train(tiny_recipe(folder / "run" / family, f"model={family}_tiny", "trainer.max_steps=2"))
-        export(str(folder / "run" / family), str(folder / family))
-    return {family: folder / family for family in ("llama", "gpt2")}
+    return small_bases(tmp_path_factory.mktemp("bases"))
 
 
 def _recipe(base: Path, run_dir: Path, *overrides: str) -> Any:

@@ -16,6 +16,10 @@ from helpers.kept_ranks import kept_ranks
 from helpers.options import witnesses
 from helpers.ranks import run_ranks
 from helpers.zero import (
+    CPU,
+    NEEDS_OPERATORS,
+    SWAPPED,
+    TOLERANCE,
     Case,
     build,
     load_deepspeed,
@@ -30,22 +34,12 @@ from helpers.zero import (
 )
 from torch import Tensor
 from trireme.models.build_model import Vocabulary, build_on_meta, weight_source
-from trireme.parallel.zero.library import installed
-from trireme.parallel.zero.operators import aio_compatible, load_operator, missing_tools
+from trireme.parallel.zero.operators import aio_compatible, load_operator
 from trireme.parallel.zero.options import DeepSpeedOptions, Fp16, OffloadOptimizer, OffloadParam
 from trireme.trainer.optimizers import optimizer_factory
 from trireme.trainer.tasks.causal_lm import CausalLM
 
-pytestmark = [
-    pytest.mark.skipif(not installed(), reason="deepspeed is not installed"),
-    pytest.mark.skipif(
-        bool(missing_tools()), reason=f"no {' and '.join(missing_tools())} to compile DeepSpeed's operators"
-    ),
-]
-TOLERANCE = 1e-5
-CPU = OffloadOptimizer("cpu")
-# Large enough for DeepSpeed to swap: shards below 1 MiB stay in memory.
-SWAPPED = {"vocab_size": 8192, "hidden_size": 64}
+pytestmark = NEEDS_OPERATORS
 
 
 @pytest.fixture(scope="module", autouse=True)

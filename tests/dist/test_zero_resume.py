@@ -13,6 +13,10 @@ from helpers.joined_rows import joined_rows
 from helpers.kept_ranks import kept_ranks
 from helpers.zero import (
     ADAMW,
+    CPU,
+    NEEDS_OPERATORS,
+    SWAPPED,
+    TOLERANCE,
     Case,
     build,
     load_deepspeed,
@@ -23,22 +27,12 @@ from helpers.zero import (
 )
 from torch import Tensor
 from trireme.parallel.tensor_rows import Rows
-from trireme.parallel.zero.library import installed
-from trireme.parallel.zero.operators import aio_compatible, load_operator, missing_tools
+from trireme.parallel.zero.operators import aio_compatible, load_operator
 from trireme.parallel.zero.options import DeepSpeedOptions, OffloadOptimizer, OffloadParam
 from trireme.parallel.zero.zero_strategy import DeepSpeedStrategy
 from trireme.trainer.optimizers import optimizer_factory
 
-pytestmark = [
-    pytest.mark.skipif(not installed(), reason="deepspeed is not installed"),
-    pytest.mark.skipif(
-        bool(missing_tools()), reason=f"no {' and '.join(missing_tools())} to compile DeepSpeed's operators"
-    ),
-]
-TOLERANCE = 1e-5
-CPU = OffloadOptimizer("cpu")
-# Large enough for DeepSpeed to swap: shards below 1 MiB stay in memory.
-SWAPPED = {"vocab_size": 8192, "hidden_size": 64}
+pytestmark = NEEDS_OPERATORS
 
 
 @pytest.fixture(scope="module", autouse=True)

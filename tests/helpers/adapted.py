@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import torch
 from helpers import zero
+from helpers.recipes import tiny_recipe
 from torch import nn
 from transformers import PreTrainedModel
 from trireme.models.adapter_config import AdapterConfig
@@ -14,6 +16,8 @@ from trireme.models.build_model import build_on_meta, weight_source
 from trireme.models.facts import Facts
 from trireme.models.model_config import ModelConfig
 from trireme.parallel.apply import materialise
+from trireme.trainer.build import train
+from trireme.trainer.checkpoint.export.export_folder import export
 
 SIZES = {family: {**sizes, "vocab_size": 64} for family, sizes in zero.SIZES.items()}
 
@@ -31,6 +35,14 @@ def filled(config: ModelConfig, seed: int = 0) -> PreTrainedModel:
     model = on_meta(config)
     materialise(model, torch.device("cpu"), weight_source(config, copy.deepcopy(model), seed))
     return model.eval()
+
+
+def small_bases(folder: Path) -> dict[str, Path]:
+    """Folders of small pretrained models with their tokenizers, made in ``folder``."""
+    for family in ("llama", "gpt2"):
+        train(tiny_recipe(folder / "run" / family, f"model={family}_tiny", "trainer.max_steps=2"))
+        export(str(folder / "run" / family), str(folder / family))
+    return {family: folder / family for family in ("llama", "gpt2")}
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import torch
 from helpers.micro_batches import loss_of, of_tokens, step_of
 from torch import Tensor
@@ -17,13 +18,24 @@ from trireme.parallel.micro_batch import StepBatch
 from trireme.parallel.plan import Plan
 from trireme.parallel.recipe_values import RecipeValues
 from trireme.parallel.zero.deepspeed_json import deepspeed_config
-from trireme.parallel.zero.library import import_deepspeed
-from trireme.parallel.zero.operators import load_operator
-from trireme.parallel.zero.options import DeepSpeedOptions
+from trireme.parallel.zero.library import import_deepspeed, installed
+from trireme.parallel.zero.operators import load_operator, missing_tools
+from trireme.parallel.zero.options import DeepSpeedOptions, OffloadOptimizer
 from trireme.parallel.zero.zero_strategy import DeepSpeedStrategy
 from trireme.trainer.optimizers import optimizer_factory
 from trireme.trainer.tasks.causal_lm import CausalLM
 
+NEEDS_OPERATORS = [
+    pytest.mark.skipif(not installed(), reason="deepspeed is not installed"),
+    pytest.mark.skipif(
+        bool(missing_tools()), reason=f"no {' and '.join(missing_tools())} to compile DeepSpeed's operators"
+    ),
+]
+"""Marks of tests that train with DeepSpeed."""
+TOLERANCE = 1e-5
+CPU = OffloadOptimizer("cpu")
+SWAPPED = {"vocab_size": 8192, "hidden_size": 64}
+"""Sizes of a model that DeepSpeed swaps: shards below 1 MiB stay in memory."""
 SAMPLES, LENGTH, CLIP = 8, 12, 0.5
 SIZES: dict[str, dict[str, Any]] = {
     "llama": {
