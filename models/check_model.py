@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from .family import ModelFamily
     from .pretrained import Matched
 
+FLASH, FLEX = "flash_attention_2", "flex_attention"
+"""Attention kernels that train on GPUs only."""
 QUANTISATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 """Files in which older quantisers, from before ``quantization_config``, wrote their settings."""
 
@@ -48,6 +50,7 @@ def check_model(model: ModelConfig, block_size: int, head: str = "causal_lm") ->
     if config is None:
         return problems
     problems = [*check_head(model, config, head), *_check_length(config, model, block_size)]
+    problems += _check_dropout(config, model)
     problems = problems or check_family(_that_builds(model), head)
     return problems or _check_tensors(model, head)
 
@@ -86,17 +89,27 @@ def check_kernel(model: ModelConfig, precision: str, here: bool = True) -> list[
     Args:
         here: whether the run starts on this machine; if so, the machine must have a GPU for kernels that need one.
     """
-    if model.kernel != "flash_attention_2":
+    if model.kernel not in (FLASH, FLEX):
         return []
-    if importlib.util.find_spec("flash_attn") is None:
+    if model.kernel == FLASH and importlib.util.find_spec("flash_attn") is None:
         why, fix = "needs the package flash-attn, which is not installed", "pip install flash-attn"
-    elif precision == "fp32":
+    elif model.kernel == FLASH and precision == "fp32":
         why, fix = "computes in bf16 or fp16 only, and plan.precision is fp32", "set plan.precision=bf16"
     elif here and _devices() == 0:
-        why, fix = "needs a GPU, and there is none here", "run it on a machine with one"
+        why, fix = "needs a GPU to train, and there is none here", "run it on a machine with one"
     else:
         return []
     return [Problem("model.attention", why, f"{fix}, or model.attention=null", model.kernel)]
+
+
+def _check_dropout(config: Any, model: ModelConfig) -> list[Problem]:
+    """Problems of attention dropout, which FlexAttention does not have."""
+    if model.kernel != FLEX:
+        return []
+    fields = [name for name in vars(config) if ("attn" in name or "attention" in name) and "drop" in name]
+    why, fix = "is not zero, and flex_attention drops nothing", "set it to 0, or use model.attention=eager"
+    shares = {name: getattr(config, name) for name in fields}
+    return [Problem(f"model.config.{name}", why, fix, share) for name, share in shares.items() if share]
 
 
 def _devices() -> int:

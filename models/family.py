@@ -141,7 +141,7 @@ class ModelFamily:
     """Memory that the model passes from each segment of a text to the next; empty if it has none."""
     cut: Cut | None = None
     """How the model is cut into pipeline stages; None if it runs under no pipeline."""
-    attention: tuple[str, ...] = ("sdpa", "eager", "flash_attention_2")
+    attention: tuple[str, ...] = ("sdpa", "eager", "flash_attention_2", "flex_attention")
     """Attention kernels that transformers offers for the family. The first is the default: the best one that needs no
     further package."""
     packs: bool | None = None

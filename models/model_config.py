@@ -48,8 +48,9 @@ class ModelConfig:
     frozen_batchnorm: bool = False
     """Keep the statistics of BatchNorms as they are. Models with BatchNorm are refused otherwise, since statistics of
     one micro-batch would make the result depend on the plan."""
-    attention: Literal["sdpa", "eager", "flash_attention_2"] | None = None
-    """Attention kernel, by transformers' names; null takes the family's best one that needs no further package."""
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] | None = None
+    """Attention kernel, by transformers' names; null takes the family's best one that needs no further package.
+    ``flash_attention_2`` and ``flex_attention`` train on GPUs only."""
     loss: Literal["auto", "plain", "chunked", "liger"] = "auto"
     """How losses of tokens are computed: ``plain`` of all logits; ``chunked`` in pieces, without holding all logits;
     ``liger`` by the kernels of liger-kernel, on a GPU. ``auto`` takes pieces from 65,536 words on, where the model and

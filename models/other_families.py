@@ -52,7 +52,7 @@ def other_family(model_type: str) -> ModelFamily:
         model_type=model_type,
         paper=f"https://huggingface.co/docs/transformers/model_doc/{model_type}",
         stacks=(),
-        attention=("sdpa", "eager", "flash_attention_2"),
+        attention=("sdpa", "eager", "flash_attention_2", "flex_attention"),
         initial=(("*logit_scale*", TEMPERATURE),),
         fixed=NOT_AT_RANDOM,
         unused=("*masked_spec_embed", "*logit_bias"),

@@ -273,5 +273,6 @@ AXOLOTL_RULES: dict[str, Rule] = {
     "flash_attention": attention("flash_attention", "flash_attention_2"),
     "sdp_attention": attention("sdp_attention", "sdpa"),
     "eager_attention": attention("eager_attention", "eager"),
+    "flex_attention": attention("flex_attention", "flex_attention"),
 }
 """Argument -> its rule."""

@@ -20,6 +20,7 @@ FAMILY = decoder(
     context="n_positions",
     layers="n_layer",
     entry=(("transformer.wpe", "zero"), ("transformer.drop", "identity")),
+    attention=("sdpa", "eager", "flash_attention_2"),
     tensor=TensorPlan(
         inputs=("attn", "mlp"),
         column=("attn.c_attn", "mlp.c_fc"),

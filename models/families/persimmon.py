@@ -17,6 +17,7 @@ FAMILY = decoder(
     blocks="model.layers",
     final_norm="model.final_layernorm",
     head="lm_head",
+    attention=("sdpa", "eager", "flash_attention_2"),
     tensor=TensorPlan(
         inputs=("self_attn", "mlp"),
         column=("self_attn.query_key_value", "mlp.dense_h_to_4h"),

@@ -148,6 +148,11 @@ def test_kernels_that_cannot_be_used_are_refused(monkeypatch: pytest.MonkeyPatch
     assert "needs a GPU" in problem.why
     assert check_kernel(config, "bf16", here=False) == []
     assert check_kernel(ModelConfig("llama"), "fp32") == []
+    flex = ModelConfig("llama", _preset("llama") | {"attention_dropout": 0.1}, attention="flex_attention")
+    (problem,) = check_kernel(flex, "fp32")
+    assert "needs a GPU" in problem.why and check_kernel(flex, "fp32", here=False) == []
+    (problem,) = check_model(flex, 16)
+    assert problem.field == "model.config.attention_dropout" and "drops nothing" in problem.why
 
 
 def test_families_that_overflow_in_fp16_are_told() -> None:

@@ -150,3 +150,15 @@ def test_a_soft_cap_that_is_off_changes_no_bit() -> None:
         capped = torch.tanh(values / cap) * cap  # type: ignore[operator]
         assert torch.equal(capped, values)
         assert bool((torch.autograd.grad(capped.sum(), values)[0] == 1).all())
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_kernels_are_those_that_the_class_has(family: str) -> None:
+    built = _meta(family)
+    flags = {
+        "sdpa": "_supports_sdpa",
+        "flash_attention_2": "_supports_flash_attn",
+        "flex_attention": "_supports_flex_attn",
+    }
+    has = {"eager"} | {kernel for kernel, flag in flags.items() if getattr(built, flag)}
+    assert set(families()[family].attention) <= has

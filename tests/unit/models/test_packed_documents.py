@@ -49,14 +49,21 @@ def model(family: str, attention: str) -> PreTrainedModel:
     return built.train()
 
 
-def losses_and_gradient(built: PreTrainedModel, micros: Sequence[MicroBatch]) -> tuple[float, Tensor]:
-    built.zero_grad()
+def losses(built: PreTrainedModel, micros: Sequence[MicroBatch]) -> float:
+    """The sum of the losses, whose gradients are added to those of the parameters where these are recorded."""
     total = torch.zeros(())
     for micro in micros:
         loss = token_loss(built(**micro.inputs).logits, micro.targets["labels"])
-        loss.backward()
+        if loss.requires_grad:
+            loss.backward()
         total = total + loss.detach()
-    return total.item(), torch.cat([parameter.grad.flatten() for parameter in built.parameters()])
+    return total.item()
+
+
+def losses_and_gradient(built: PreTrainedModel, micros: Sequence[MicroBatch]) -> tuple[float, Tensor]:
+    built.zero_grad()
+    total = losses(built, micros)
+    return total, torch.cat([parameter.grad.flatten() for parameter in built.parameters()])
 
 
 @pytest.mark.parametrize(("family", "attention"), KERNELS)
@@ -66,6 +73,21 @@ def test_packed_documents_equal_documents_alone(family: str, attention: str) -> 
     other, together = losses_and_gradient(built, [rows(found)])
     assert other == pytest.approx(one, rel=1e-6)
     assert (together - alone).norm() < 1e-6 * alone.norm()
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("family", [name for name in DECODERS if "flex_attention" in families()[name].attention])
+def test_losses_of_flex_attention(family: str) -> None:
+    """Without gradients, which FlexAttention has on GPUs only, and not compiled, to save time."""
+    found = documents()
+    torch.compiler.set_stance("force_eager")
+    try:
+        with torch.no_grad():
+            one = losses(model(family, "eager"), [of_tokens(document[None]) for document in found])
+            other = losses(model(family, "flex_attention"), [rows(found)])
+    finally:
+        torch.compiler.set_stance("default")
+    assert other == pytest.approx(one, rel=1e-6)
 
 
 @pytest.mark.parametrize("family", ["opt", "recurrent_gemma"])
