@@ -6,8 +6,12 @@
 # make resume-matrix    save a checkpoint under every plan, and resume it under every other plan
 # make families         test architectures that have no file in models/families (model.family=auto)
 # make trackers         test every tracker with its real library, in separate environments
-# make search-engines   test searches with the real Ray Tune, W&B sweeps, SigOpt and Hydra sweepers, likewise
-# make lint, make types, make pages, make bench, make clean   see below
+# make search-engines   test searches with the real Ray Tune, W&B sweeps, SigOpt and Hydra sweepers, in separate environments
+# make lint             check the style (ruff)
+# make types            check the types (basedpyright)
+# make pages            write docs/keys.md and docs/coming-from.md, which are generated from the code
+# make bench            measure the overhead of the training loop
+# make clean            remove .venv and build folders
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -65,7 +69,6 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/basedpyright
 
-# writes docs/keys.md and docs/coming-from.md, which are generated from the code
 pages: $(READY)
 	$(BIN)/python -m trireme.launch.pages docs
 

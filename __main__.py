@@ -1,4 +1,4 @@
-"""``python -m trireme COMMAND`` does what ``trireme COMMAND`` does, for shells that do not find the script."""
+"""``python -m trireme COMMAND`` does the same as ``trireme COMMAND``, for shells that do not find ``trireme``."""
 
 from trireme.launch.cli import main
 

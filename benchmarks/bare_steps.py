@@ -35,8 +35,8 @@ ROW = ("self_attn.o_proj", "mlp.down_proj")
 Step = Callable[[StepBatch], None]
 
 
-class Look:
-    """Sum the loss over the data ranks and read it, every ``LOG_EVERY`` steps."""
+class LossReader:
+    """Reads the loss every ``LOG_EVERY`` steps, as the mean over the data ranks."""
 
     def __init__(self, group: dist.ProcessGroup | None) -> None:
         self.group, self.steps, self.losses = group, 0, []
@@ -52,8 +52,8 @@ class Look:
             self.losses.append(value.item() / ranks)
 
 
-def deepspeed_step(trainer: Trainer, look: Look) -> Step:
-    """DeepSpeed with the JSON of the trainer's plan. DeepSpeed counts micro-batches itself."""
+def deepspeed_step(trainer: Trainer, read_loss: LossReader) -> Step:
+    """A step of DeepSpeed with the JSON of the trainer's plan. DeepSpeed counts micro-batches itself."""
     import deepspeed
     from trireme.parallel.zero.library import quiet
 
@@ -72,13 +72,13 @@ def deepspeed_step(trainer: Trainer, look: Look) -> Step:
             engine.backward(loss)
             engine.step()
             losses.append(loss.detach() / len(batch.micro_batches))
-        look(losses)
+        read_loss(losses)
 
     return step
 
 
-def fsdp_step(trainer: Trainer, look: Look) -> Step:
-    """FSDP2 around blocks, embedding and head, as torchtitan does it."""
+def fsdp_step(trainer: Trainer, read_loss: LossReader) -> Step:
+    """A step of FSDP2, which wraps blocks, embedding and head as torchtitan does."""
     model = plain_model(trainer)
     mesh = trainer.mesh.axes["shard"]  # type: ignore[index]
     for block in model.model.layers:
@@ -97,13 +97,13 @@ def fsdp_step(trainer: Trainer, look: Look) -> Step:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        look(losses)
+        read_loss(losses)
 
     return step
 
 
-def tensor_step(trainer: Trainer, look: Look) -> Step:
-    """DTensor's styles on a Llama, and its loss on split logits."""
+def tensor_step(trainer: Trainer, read_loss: LossReader) -> Step:
+    """A step of tensor parallelism with DTensor's parallel styles, and its loss on split logits."""
     model = plain_model(trainer)
     mesh = trainer.mesh.axes["tensor"]  # type: ignore[index]
     plan: dict[str, Any] = {f"model.layers.*.{name}": ColwiseParallel() for name in COLUMN}
@@ -129,13 +129,13 @@ def tensor_step(trainer: Trainer, look: Look) -> Step:
             nn.utils.clip_grads_with_norm_(part, 1.0, norm)
         optimizer.step()
         optimizer.zero_grad()
-        look(losses)
+        read_loss(losses)
 
     return step
 
 
 def plain_model(trainer: Trainer) -> PreTrainedModel:
-    """The recipe's model with its first weights, whole, on the CPU."""
+    """Build the recipe's model on the CPU, unsharded, with its initial weights."""
     model = copy.deepcopy(trainer.blueprint)
     weights = weight_source(trainer.recipe.model, trainer.blueprint, trainer.recipe.seed)
     materialise(model, torch.device("cpu"), weights)

@@ -32,7 +32,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import torch
-from bare_steps import Look, deepspeed_step
+from bare_steps import LossReader, deepspeed_step
 from helpers.micro_batches import loss_of
 from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
@@ -60,7 +60,7 @@ MODEL = [
 ]
 COLLECTIVES = [kind for kind in dict.fromkeys(KINDS.values()) if kind]
 PIPELINES = [(2, 2), (2, 8), (4, 4), (4, 8), (4, 16), (8, 32)]
-"""(ranks, micro-batches) of the idle table."""
+"""Pairs of ranks and micro-batches in the table of idle times."""
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Found:
     parameters: int
     formula: str
     deepspeed: dict[str, float] = field(default_factory=dict)
-    """What DeepSpeed alone sends."""
+    """Bytes that DeepSpeed alone sends."""
 
     @property
     def sent_deviation(self) -> float:
@@ -114,7 +114,7 @@ def overrides(plan: str, folder: str, micro_batches: int) -> list[str]:
 
 
 def measure(run_dir: Path, recipe_overrides: list[str], folder: Path) -> Found:
-    """Measure one rank."""
+    """Measure the bytes that one rank sends and holds."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     recipe = tiny_recipe(run_dir, *recipe_overrides)
@@ -143,7 +143,7 @@ def measure(run_dir: Path, recipe_overrides: list[str], folder: Path) -> Found:
     )
     if recipe.plan.uses_deepspeed and found.sent_deviation > SENT_BOUND:
         strategy.optimizer_step(1.0, 1.0)
-        step = deepspeed_step(trainer, Look(mesh.data_group))
+        step = deepspeed_step(trainer, LossReader(mesh.data_group))
         for _ in range(2):
             step(next(batches))
         with Traffic() as alone:

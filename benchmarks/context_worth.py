@@ -36,11 +36,10 @@ class Context:
     lengths: tuple[int, ...]
     samples: int
     """Held-out samples."""
-    picture: str
-    across: str
-    """Title of the lengths."""
-    up: str
-    """Title of the losses."""
+    file: str
+    """Name of the SVG file."""
+    x_label: str
+    y_label: str
 
 
 CONTEXTS = {
@@ -74,9 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     lengths, losses = options.lengths or context.lengths, []
     for length in lengths:
         losses.append(loss(options.run, f"{context.key}={length}", options.samples or context.samples))
-        print(f"{options.context} of {length:>4} tokens: {losses[-1]:.3f} {context.up}", flush=True)
+        print(f"{options.context} of {length:>4} tokens: {losses[-1]:.3f} {context.y_label}", flush=True)
     draw(context, lengths, losses)
-    print(DOCS / context.picture)
+    print(DOCS / context.file)
     return 0
 
 
@@ -95,12 +94,12 @@ def draw(context: Context, lengths: Sequence[int], losses: Sequence[float]) -> N
     axes.set_xscale("symlog", base=2, linthresh=16)
     axes.set_xticks(list(lengths), [str(length) for length in lengths])
     axes.minorticks_off()
-    axes.set_xlabel(context.across)
-    axes.set_ylabel(context.up)
+    axes.set_xlabel(context.x_label)
+    axes.set_ylabel(context.y_label)
     axes.grid(alpha=0.25)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    figure.savefig(DOCS / context.picture, metadata={"Date": None})
+    figure.savefig(DOCS / context.file, metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from helpers.ranks import run_ranks
 MIB, GIB = 2**20, 2**30
 HIDDEN, VOCABULARY = 1024, 32000
 SLOWER, SMALLER = 2.0, 0.1
-"""Targets: time beside cp, memory beside zero_to_fp32."""
+"""Targets: longest time relative to cp, and most memory relative to zero_to_fp32."""
 
 
 def model_config(gib: float) -> Any:
@@ -57,7 +57,7 @@ def model_config(gib: float) -> Any:
     )
 
 
-# -- what is exported, written by two real ranks ---------------------------------------------------------------
+# -- checkpoints to export, written by two ranks ---------------------------------------------------------------
 
 
 def write_checkpoint(folder: Path, gib: float) -> None:
@@ -195,7 +195,7 @@ def warm(files: list[Path]) -> None:
 # -- the two comparisons ------------------------------------------------------------------------------------------
 
 
-def beside_cp(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+def compare_with_cp(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure trireme's layout: exports under the cap, and cp of the files with the weights, in turn."""
     from trireme.trainer.checkpoint.load.block_reader import StoredShards
 
@@ -238,7 +238,7 @@ def show(line: dict[str, Any]) -> None:
     )
 
 
-def beside_zero_to_fp32(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+def compare_with_zero_to_fp32(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Measure a DeepSpeed folder: both tools turn the same files into fp32 safetensors."""
     zero = folder / "zero"
     run_ranks(write_deepspeed, 2, zero, options.deepspeed_gib, timeout=1800)
@@ -260,8 +260,8 @@ def beside_zero_to_fp32(folder: Path, options: argparse.Namespace) -> dict[str, 
     return result | {"ours": ours, "theirs": theirs}
 
 
-def over(lines: list[dict[str, Any]], memory: float | None) -> list[str]:
-    """Print the medians; returns the targets that were missed."""
+def missed_targets(lines: list[dict[str, Any]], memory: float | None) -> list[str]:
+    """Print the medians, and return the targets that were missed."""
     missed = []
     for dtype in dict.fromkeys(line["dtype"] for line in lines):
         ratio = statistics.median(line["ratio"] for line in lines if line["dtype"] == dtype)
@@ -284,9 +284,9 @@ def main() -> int:
     parser.add_argument("--folder", help="where to work (default: a temporary folder)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        lines = beside_cp(Path(folder), options)
-        found = beside_zero_to_fp32(Path(folder), options) if options.deepspeed_gib else {"memory": None}
-    missed = over(lines, found["memory"])
+        lines = compare_with_cp(Path(folder), options)
+        found = compare_with_zero_to_fp32(Path(folder), options) if options.deepspeed_gib else {"memory": None}
+    missed = missed_targets(lines, found["memory"])
     print("\n".join(missed) or "all within their targets")
     return 1 if missed else 0
 

@@ -1,4 +1,5 @@
-"""The faults that ``benchmarks/faults.py`` injects into a running command: kills, damaged checkpoints, full disks.
+"""The faults that ``benchmarks/faults.py`` injects into a running command: kills, damaged checkpoints, full
+disks and read-only folders.
 
 A fault observes the command only from outside, through its processes and files. It strikes while the command starts, in
 a random step, or during a save. After the command has ended, a full disk is freed and a read-only folder is made
@@ -49,7 +50,7 @@ class Start:
             return 0
 
     def wait_until(self, ready: Callable[[], bool]) -> bool:
-        """Wait until it is true; returns False if the command ended first."""
+        """Wait until ``ready`` is true; returns False if the command ended first."""
         while self.process.poll() is None:
             if ready():
                 return True
@@ -239,7 +240,7 @@ def undamaged(checkpoints: Path) -> list[Path]:
 
 
 def some_file(checkpoint: Path, chance: random.Random) -> Path:
-    """Any file with content, the manifest too."""
+    """Choose a random file that is not empty; it may be the manifest."""
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.stat().st_size > 0)
     return chance.choice(files)
 

@@ -51,7 +51,7 @@ STEPS, SAVE_EVERY = 60, 4
 STARTS_AFTER = 3
 """Attempts of the same command after the last fault before its run counts as lost."""
 LONGEST_SECONDS = 300.0
-"""A start that takes longer hangs."""
+"""Seconds after which a start counts as hanging."""
 DISK = "24m"
 """Room for three checkpoints of 3.2 MiB, one more that is being written, and logs."""
 BUILD = Path(__file__).parents[1] / "build"

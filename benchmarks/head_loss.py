@@ -33,7 +33,7 @@ TORCH_PIECE = 256
 
 
 def loss_of(way: str) -> Callable:
-    """(hidden, weight, labels) -> sum of the losses."""
+    """The function (hidden, weight, labels) -> sum of the losses."""
     import torch.nn.functional as F
 
     if way == "plain":
@@ -53,7 +53,7 @@ def loss_of(way: str) -> Callable:
 
 
 def measure(way: str, sizes: argparse.Namespace) -> dict[str, float]:
-    """One pass: elapsed and CPU seconds, bytes besides the weight's gradient, mean loss, norms of the gradients."""
+    """Measure one pass: elapsed and CPU seconds, bytes besides the weight's gradient, mean loss and gradient norms."""
     import torch
 
     kind = torch.bfloat16 if sizes.precision == "bf16" else torch.float32
@@ -72,7 +72,7 @@ def measure(way: str, sizes: argparse.Namespace) -> dict[str, float]:
     if sizes.device != "cpu":
         torch.cuda.synchronize()
     clock, processor = time.perf_counter() - clock, time.process_time() - processor
-    most = _most(sizes.device) - before
+    most = _peak(sizes.device) - before
     assert hidden.grad is not None and weight.grad is not None
     return {
         "clock": clock,
@@ -85,7 +85,7 @@ def measure(way: str, sizes: argparse.Namespace) -> dict[str, float]:
 
 
 def _begin(device: str) -> int:
-    """Bytes in use now, from which on the most are noted."""
+    """Reset the peak of memory; returns the bytes in use now."""
     if device != "cpu":
         import torch
 
@@ -95,7 +95,7 @@ def _begin(device: str) -> int:
     return _resident("VmRSS")
 
 
-def _most(device: str) -> int:
+def _peak(device: str) -> int:
     if device != "cpu":
         import torch
 

@@ -23,7 +23,7 @@ Census = dict[str, float]
 
 
 class Watched(list):
-    """Micro-batches that call ``look`` between them."""
+    """A list of micro-batches that calls ``look`` between two of them."""
 
     def __init__(self, items: Iterable[Any], look: Callable[[], None]) -> None:
         super().__init__(items)
@@ -70,6 +70,6 @@ def swapped(folder: Path, rank: int) -> int:
 
 
 def _live() -> list[Any]:
-    """Every tensor that Python knows of."""
+    """Every tensor that Python's garbage collector tracks."""
     gc.collect()
     return [item for item in gc.get_objects() if issubclass(type(item), Tensor)]

@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[1]
 TRL = ROOT / "build" / "trl"
 LENGTH, VOCABULARY = 1024, 4096
 PADDED_ROWS, PACKED_ROWS = 8, 2
-"""Rows of a step, whose useful tokens are about as many."""
+"""Rows of a step; both hold about the same number of useful tokens."""
 MODEL = {
     "vocab_size": VOCABULARY,
     "hidden_size": 256,
@@ -51,24 +51,24 @@ WARM = 2
 
 
 class Clock:
-    """Useful tokens and computed places of the steps after the first ones, and their time."""
+    """Counts useful tokens, computed positions and time, from the third step on."""
 
     def __init__(self) -> None:
         self.steps: list[tuple[int, int]] = []
         self.times: list[tuple[float, float]] = []
 
     def tick(self) -> None:
-        """A step has ended."""
+        """Note the time at the end of a step."""
         self.times.append((time.perf_counter(), time.process_time()))
 
     def result(self) -> dict[str, float]:
-        useful, places = (sum(step[part] for step in self.steps[WARM : len(self.times)]) for part in (0, 1))
+        useful, positions = (sum(step[part] for step in self.steps[WARM : len(self.times)]) for part in (0, 1))
         clock, processor = (self.times[-1][part] - self.times[WARM - 1][part] for part in (0, 1))
-        return {"clock": useful / clock, "processor": useful / processor, "fill": useful / places, "tokens": useful}
+        return {"clock": useful / clock, "processor": useful / processor, "fill": useful / positions, "tokens": useful}
 
 
 def rows(count: int) -> Iterator[str]:
-    """Functions of the standard library, in an order without meaning."""
+    """Functions of the standard library, ordered by hash."""
     found = []
     for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
         text = path.read_text(errors="ignore")
@@ -155,7 +155,7 @@ def noted(clock: Clock) -> Any:
 
 
 def counted(collator: Any, clock: Clock) -> Any:
-    """``collator``, whose useful tokens (those with labels, and the first of each row) and places are noted."""
+    """Wrap ``collator`` to count the useful tokens and the positions of each batch."""
 
     def collate(samples: Any) -> Any:
         batch = collator(samples)
@@ -200,7 +200,7 @@ def with_trl(folder: Path) -> dict[str, float]:
     return clock.result()
 
 
-SIDES = {"trireme": with_trireme, "transformers": with_transformers, "trl": with_trl}
+LIBRARIES = {"trireme": with_trireme, "transformers": with_transformers, "trl": with_trl}
 
 
 def prepare(folder: Path, count: int) -> None:
@@ -213,14 +213,14 @@ def prepare(folder: Path, count: int) -> None:
     load_or_train(config, lambda: iter(texts), "packing", str(folder)).save_pretrained(folder / "tokenizer")
 
 
-def measured(side: str, folder: Path) -> dict[str, float]:
+def measured(library: str, folder: Path) -> dict[str, float]:
     with tempfile.TemporaryDirectory(dir=folder) as own:
         for name in ("rows.jsonl", "tokenizer"):
             (Path(own) / name).symlink_to(folder / name)
-        command = [sys.executable, __file__, "--side", side, "--folder", own]
+        command = [sys.executable, __file__, "--library", library, "--folder", own]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
     if ended.returncode:
-        raise SystemExit(f"{side} failed:\n{ended.stderr[-3000:]}")
+        raise SystemExit(f"{library} failed:\n{ended.stderr[-3000:]}")
     return json.loads(ended.stdout.splitlines()[-1])
 
 
@@ -228,25 +228,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=400)
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--library", choices=LIBRARIES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
-    if options.side:
-        print(json.dumps(SIDES[options.side](options.folder)))
+    if options.library:
+        print(json.dumps(LIBRARIES[options.library](options.folder)))
         return
-    sides = [side for side in SIDES if side != "trl" or TRL.is_dir()]
+    libraries = [library for library in LIBRARIES if library != "trl" or TRL.is_dir()]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder, options.rows)
-        turns = [{side: measured(side, folder) for side in sides} for _ in range(options.rounds)]
-    for side in sides:
+        turns = [{library: measured(library, folder) for library in libraries} for _ in range(options.rounds)]
+    for library in libraries:
         rates, ratios = [], []
         for by in ("clock", "processor"):
-            rates.append(statistics.median(turn[side][by] for turn in turns))
-            ratios.append(statistics.median(turn["trireme"][by] / turn[side][by] for turn in turns))
-        about = f"fill {turns[0][side]['fill']:.1%} of {turns[0][side]['tokens']:.0f} tokens"
+            rates.append(statistics.median(turn[library][by] for turn in turns))
+            ratios.append(statistics.median(turn["trireme"][by] / turn[library][by] for turn in turns))
+        about = f"fill {turns[0][library]['fill']:.1%} of {turns[0][library]['tokens']:.0f} tokens"
         shown = f"{rates[0]:.0f} useful tokens/s by the clock, {rates[1]:.0f} on the processor, {about}"
-        print(f"{side}: {shown}; trireme has {ratios[0]:.2f} and {ratios[1]:.2f} times as many")
+        print(f"{library}: {shown}; trireme has {ratios[0]:.2f} and {ratios[1]:.2f} times as many")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Compare trireme's losses of DPO and KTO with those of TRL's DPOTrainer and KTOTrainer, on the same data and model.
+"""Compare trireme's losses of DPO, IPO and KTO with those of TRL, on the same data and model.
 
 Both train the same small Llama in fp32 with AdamW. Every step uses the same eight samples, and the initial weights are
 the reference model. The chat template writes nothing after the end of a turn, since only TRL would train on it. For
@@ -42,7 +42,7 @@ KINDS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "IPO": (["task=ipo", "task.beta=0.5"], {"loss_type": "ipo"}),
     "KTO": (["task=kto", "task.undesirable_weight=1.5"], {"undesirable_weight": 1.5}),
 }
-"""What is compared: choices here, arguments there."""
+"""Name of a loss -> (overrides of trireme's recipe, arguments of TRL's configuration)."""
 Lines = list[tuple[float, float]]
 """Loss and gradient norm of each step."""
 

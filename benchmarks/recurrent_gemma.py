@@ -1,4 +1,4 @@
-"""Measure training steps of RecurrentGemma: the class of transformers against trireme's version with a parallel scan.
+"""Compare the time and memory of RecurrentGemma's training steps: transformers' class, and trireme's parallel scan.
 
 The model is small, with the published proportions: two recurrent blocks and one attention block. The attention window
 is as long as the model is wide, so that attention has the same share of the work as in the 2B model. A step is forward,
@@ -38,7 +38,7 @@ MODEL = {
 
 
 def measure(way: str, length: int, steps: int) -> dict[str, float]:
-    """Seconds of a step by the clock and on the processor, and bytes beside what was there before."""
+    """Elapsed and CPU seconds of the fastest step, and bytes in addition to those before the steps."""
     import torch
     from transformers import RecurrentGemmaConfig, RecurrentGemmaForCausalLM
     from trireme.models.linear_recurrent_gemma import use_linear_recurrence

@@ -51,7 +51,7 @@ COMMON = ["model=llama_tiny", "trainer.eval_at_end=false", "checkpoint.at_end=fa
 
 @dataclass
 class Round:
-    """Seconds of one turn of each kind, measured by rank 0."""
+    """Seconds of one synchronous and one asynchronous save, measured by rank 0."""
 
     synchronous: float = 0.0
     stall: float = 0.0
@@ -60,7 +60,7 @@ class Round:
     steps: int = 0
     """Steps while the checkpoint was written in the background."""
     slowdown: float = 0.0
-    """Seconds that these steps took in all beyond as many plain steps."""
+    """Seconds by which these steps together took longer than as many plain steps."""
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Measured:
 
 
 class Turns(Callback):
-    """Repeat: plain steps, a synchronous save, plain steps, an asynchronous save."""
+    """Repeats plain steps, a synchronous save, plain steps and an asynchronous save, and measures them."""
 
     def __init__(self, block: int, rounds: int) -> None:
         self.block, self.rounds = block, rounds

@@ -1,4 +1,4 @@
-"""Measure how much time a hyperparameter search takes besides its trials, and a trial besides its steps.
+"""Measure the overhead of a hyperparameter search: its time outside of trials, and a trial's time outside of its steps.
 
     python benchmarks/search_overhead.py [--trials 10] [--steps 40] [--nproc 1]
 

@@ -62,7 +62,7 @@ if "RANK" in os.environ:
 
 
 def commands(folder: Path) -> dict[str, tuple[list[str], list[str]]]:
-    """Name -> trireme's command and the bare one."""
+    """Name of a case -> trireme's command, and the command that it is compared with."""
     python, script = sys.executable, folder / "script.py"
     script.write_text(SCRIPT)
     stdlib = Path(sysconfig.get_paths()["stdlib"])
@@ -107,7 +107,7 @@ def _processor() -> float:
 
 
 def measure(folder: Path, rounds: int, only: str) -> Times:
-    """Seconds of trireme's command and of the bare one, ``rounds`` times in turn after one that warms up."""
+    """Seconds of both commands of each case, ``rounds`` times in turn, after one round that is not counted."""
     cases = {name: pair for name, pair in commands(folder).items() if only in name}
     found: Times = {name: ([], []) for name in cases}
     for number in track(range(rounds + 1), "starting", console=Console(stderr=True)):

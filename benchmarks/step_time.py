@@ -2,9 +2,8 @@
 
 Both train the same model on the same batches with the same optimizer, clipping and logging interval, on two gloo ranks.
 They take turns in one run, in blocks of steps, so that changes in the machine's speed affect both. trireme's steps are
-those of ``Trainer.fit``, with data loading, schedule, metrics, and the messages by which ranks agree to log,
-save or stop. The result is the median
-ratio over pairs of neighbouring blocks, with quartiles.
+those of ``Trainer.fit``, with data loading, schedule, metrics, and the messages by which ranks agree to log, save or
+stop. The result is the median ratio over pairs of neighbouring blocks, with quartiles.
 
 On a busy machine two other ratios are more reliable: that of the fastest tenth of the blocks, which other load has not
 disturbed, and that of CPU time. trireme's own work does not grow with the model, so the difference is also measured on
@@ -40,7 +39,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import torch
-from bare_steps import LOG_EVERY, Look, deepspeed_step, fsdp_step, tensor_step
+from bare_steps import LOG_EVERY, LossReader, deepspeed_step, fsdp_step, tensor_step
 from helpers.metrics import training
 from helpers.ranks import run_ranks
 from helpers.recipes import tiny_recipe
@@ -54,7 +53,7 @@ from trireme.trainer.run_folder import open_run_folder
 BOUND = 1.02
 RANKS = 2
 BARE = {"zero2": deepspeed_step, "fsdp_full_shard": fsdp_step, "tp": tensor_step}
-"""Plan -> the same step by hand."""
+"""Plan -> the same step written directly with the library."""
 COMMON = ["model=llama_tiny", f"trainer.log_every={LOG_EVERY}", "trainer.eval_at_end=false", "checkpoint.at_end=false"]
 SIZES = {
     "usual": {"hidden": 128, "vocabulary": 1024, "length": 128, "batch": 16},
@@ -80,7 +79,7 @@ class Times:
 
 
 class Turns(Callback):
-    """Time each block of steps, and let the other side run its block after it."""
+    """Times each block of trireme's steps, and runs a block of the bare steps after it."""
 
     def __init__(self, block: int, other: Callable[[], None], profile: cProfile.Profile | None) -> None:
         self.times, self.other, self.profile = Times(block), other, profile
@@ -126,8 +125,8 @@ def measure(
         open_run_folder(run_dir, fresh=False)
     mesh.barrier()
     trainer = build(recipe, mesh)
-    look, bare = Look(mesh.data_group), Times(block)
-    step = BARE[plan](trainer, look)
+    read_loss, bare = LossReader(mesh.data_group), Times(block)
+    step = BARE[plan](trainer, read_loss)
     batches = iter(trainer.corpus.train_batches({}, 0, 10**6, mesh.data_rank, mesh.data_size))
 
     def other() -> None:
@@ -141,7 +140,7 @@ def measure(
     trainer.callbacks["turns"] = turns
     trainer.fit()
     if mesh.is_main:
-        _same_training(run_dir, look.losses)
+        _same_training(run_dir, read_loss.losses)
     if profile:
         profile.disable()
         pstats.Stats(profile, stream=text).sort_stats("tottime").print_stats(45)

@@ -66,7 +66,7 @@ def trainer_in(folder: Path) -> Any:
 
 
 def measure(cls: type[Tracker], folder: Path, steps: int) -> list[str]:
-    """A row of the table."""
+    """Measure one tracker; returns its row of the table."""
     folder.mkdir(parents=True)
     trainer = trainer_in(folder)
     tracker = cls(**OPTIONS.get(cls.KEY, {}))
@@ -93,7 +93,7 @@ def measure(cls: type[Tracker], folder: Path, steps: int) -> list[str]:
 
 
 def drive(log: Callable[[dict[str, Any]], None], steps: int) -> tuple[float, float]:
-    """Seconds of a call, and by how much a step is longer with the tracker, over turns with and without."""
+    """The mean seconds of a call, and the additional seconds of a step in turns with the tracker."""
     matrix, calls = torch.ones(320, 320), []
     took: dict[bool, list[float]] = {True: [], False: []}
     for turn in range(steps // TURN):

@@ -1,11 +1,11 @@
 """Show whether the hyperparameter search of transformers' Trainer ends when trials are pruned on two DDP ranks.
 
-It is compared with ``trireme search``, which ends.
+``trireme search`` ends in the same case (``tests/dist/test_search.py``).
 
     python benchmarks/transformers_search.py [--trials 12] [--seconds 120]
 
 ``Trainer.hyperparameter_search(backend="optuna")`` searches a tiny GPT-2 under torchrun. It uses the same median pruner
-that ``tests/dist/test_search.py`` uses for trireme. For each rank, the script prints the trials that have begun and
+as that test. For each rank, the script prints the trials that have begun and
 their last steps. It also prints how the search ended: its exit code and error lines, or killed at the time limit.
 """
 
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def run(folder: Path, options: argparse.Namespace) -> tuple[str, str]:
-    """Start the ranks, and kill them at the time limit; how they ended and what they printed."""
+    """Start the ranks, and kill them at the time limit; returns how they ended, and their output."""
     words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517", __file__]
     words += ["--rank-of", str(folder), "--trials", str(options.trials)]
     process = subprocess.Popen(

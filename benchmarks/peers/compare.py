@@ -57,7 +57,8 @@ PEERS = {
     "fabric": ("single", "ddp"),
     "deepspeed": ("ddp", "zero1", "zero2", "zero3"),
 }
-"""Plans of each. On CPUs, Trainer, accelerate and TRL ignore FSDP and DeepSpeed, so there they run single and ddp."""
+"""Plans that each library can run. On CPUs, Trainer, accelerate and TRL ignore FSDP and DeepSpeed, so there they run
+single and ddp only."""
 ON_GPU_ALONE = {
     "transformers": ("zero2", "zero3", "fsdp_full_shard"),
     "accelerate": ("fsdp_full_shard",),
@@ -67,9 +68,9 @@ NEEDS = {
     "trl": [["--no-deps", "trl==1.16.0"]],
     "fabric": [["--no-deps", "lightning-fabric==2.6.6", "lightning-utilities==0.15.2"]],
 }
-"""What an environment of its own holds beside trireme's packages."""
+"""Packages that the environment of a library holds in addition to trireme's."""
 PACKAGES = {TRIREME: "trireme-train", "fabric": "lightning-fabric"}
-"""Names of distributions that are not the peer's."""
+"""Names of distributions that differ from the name of the library here."""
 AFTER_SAVE = 6
 """Steps after a save that count as delayed by it: some write in the background."""
 FIRST = 2
@@ -83,7 +84,7 @@ STDLIB = ("asyncio", "email", "json", "unittest", "xml", "http", "logging", "con
 
 @dataclass(frozen=True)
 class Measured:
-    """One run."""
+    """The results of one run of one library."""
 
     first_step: float
     """Seconds from the command to the end of the first step."""
@@ -119,7 +120,7 @@ def roots() -> list[Path]:
 
 
 def prepare(folder: Path, shape: Shape) -> None:
-    """Write what all peers read: a tokenizer, the blocks in the order of the steps, and the model's weights."""
+    """Write the files that all libraries read: a tokenizer, the blocks of tokens in their order, and the weights."""
     import numpy as np
     import torch
     from helpers.foreign import rows
@@ -192,7 +193,7 @@ def _write_recipe(file: Path, folder: Path, out: Path, shape: Shape, ranks: int,
 
 
 def run(peer: str, plan: str, folder: Path, shape: Shape) -> Measured:
-    """Start a peer as its users do, and read what its ranks have noted."""
+    """Start a library as its users do, and read the measurements of its ranks."""
     ranks = 1 if plan == "single" else shape.ranks
     with tempfile.TemporaryDirectory(dir=folder) as name:
         out = Path(name)
@@ -313,7 +314,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _refuse_other_losses(turn: dict[str, Measured], tolerance: float) -> None:
-    """Peers that have trained otherwise cannot be compared. Adapters begin with other random numbers in each."""
+    """Exit if the losses at the end differ, since such runs cannot be compared. Adapters are not checked, since each
+    library draws their first values itself."""
     ours = turn[TRIREME].loss
     others = [f"{peer} {each.loss:.6f}" for peer, each in turn.items() if abs(each.loss / ours - 1) > tolerance]
     if others:

@@ -19,7 +19,7 @@ RATE, BETAS, EPS, CLIP = 1e-3, (0.9, 0.95), 1e-8, 1.0
 
 @dataclass
 class Job:
-    """One run of one peer."""
+    """One run of one library."""
 
     folder: Path
     """Weights, tokenizer and blocks; the run writes below ``out``."""
@@ -86,22 +86,22 @@ class Blocks:
 
 @dataclass
 class Marks:
-    """The moments of one rank's run, and its memory."""
+    """The times and the memory of one rank's run."""
 
     job: Job
     steps: list[float] = field(default_factory=list)
     """Time of day at the end of each step."""
     processor: list[float] = field(default_factory=list)
-    """Seconds of the processor that this rank had used then, with all its threads."""
+    """CPU seconds that this rank had used at the end of each step, with all its threads."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Evaluation and export."""
+    """Duration of the evaluation and of the export."""
     peaks: dict[str, float] = field(default_factory=dict)
     """MiB: greatest memory of training, and of the evaluation after it."""
     loss: float | None = None
     """Loss on the held-out blocks after the last step, which shows that all peers have done the same."""
 
     def step(self) -> None:
-        """A step has ended. Waits for the GPU at the steps whose times are used."""
+        """Note the end of a step. Waits for the GPU at the steps whose times are used."""
         if self.job.on_gpu and len(self.steps) + 1 in (1, 2, self.job.shape["save_after"], self.job.shape["steps"]):
             import torch
 
@@ -110,7 +110,7 @@ class Marks:
         self.processor.append(time.process_time())
 
     def begin(self) -> None:
-        """An evaluation or export begins; what was measured until now was training."""
+        """Begin an evaluation or export. The peak of memory before the first of them is that of training."""
         self.peaks.setdefault("training", peak(self.job.on_gpu))
         forget_peak(self.job.on_gpu)
         self._began = time.time()
@@ -119,7 +119,7 @@ class Marks:
         self.seconds[what], self.peaks[what] = time.time() - self._began, peak(self.job.on_gpu)
 
     def write(self) -> None:
-        """Leave all of it for the comparison, one file for each rank."""
+        """Write the measurements of this rank into a file, for the comparison."""
         kept = {"steps": self.steps, "processor": self.processor, "seconds": self.seconds, "peaks": self.peaks}
         kept["loss"] = self.loss
         (self.job.out / f"marks_{os.environ.get('RANK', '0')}.json").write_text(json.dumps(kept))

@@ -1,4 +1,4 @@
-"""A callback that records step, evaluation and export times of a trireme run, in the format of the other libraries."""
+"""A callback that records the times and memory of a trireme run (steps, evaluation, export) for ``compare.py``."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from job import Job, Marks
 
 
 class Noted(Callback):
-    """Note steps, evaluation and export.
+    """Records steps, evaluation and export.
 
     Args:
-        out: folder of the run of this peer.
+        out: folder for the results of this run.
         shape: the job's shape.
     """
 

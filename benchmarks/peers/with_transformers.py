@@ -12,7 +12,7 @@ DEEPSPEED = {"zero2": 2, "zero3": 3}
 
 
 class Marked(TrainerCallback):
-    """Note the steps, and save after one of them."""
+    """Records the end of each step, and saves after one of them."""
 
     def __init__(self, marks: Marks) -> None:
         self.marks = marks
@@ -29,7 +29,7 @@ class InOrder(Trainer):
 
 
 def arguments(job: Job) -> dict[str, Any]:
-    """TrainingArguments that say the same as the recipe."""
+    """The job as TrainingArguments."""
     found: dict[str, Any] = {
         "output_dir": str(job.out / "run"),
         "max_steps": job.shape["steps"],

@@ -64,7 +64,7 @@ def test_an_unknown_operator_is_not_left_out():
 def test_an_export_runs_under_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     export = load("export")
     monkeypatch.setattr(export, "HIDDEN", 256)
-    (line,) = export.beside_cp(tmp_path, Namespace(gib=0.05, memory="64MiB", rounds=1, dtypes="bf16"))
+    (line,) = export.compare_with_cp(tmp_path, Namespace(gib=0.05, memory="64MiB", rounds=1, dtypes="bf16"))
     assert line["limit"] is not None and 0 < line["peak"] < 64 * 2**20
     assert line["seconds"] > 0 and line["cp"]["seconds"] > 0
     assert list(tmp_path.iterdir()) == []  # it cleans up
