@@ -26,7 +26,7 @@ def short(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with what the user gave, in the four parts a person needs."""
+    """One problem of the user's input, in four parts: field, value, reason and fix."""
 
     field: str
     """Dotted path of the recipe key (``trainer.max_steps``), a file, or a command line option."""
@@ -46,7 +46,7 @@ class Problem:
 
 
 def why_no_number(value: float) -> str:
-    """What is wrong with a number that tensors and files do not hold in 64 bits."""
+    """The reason why a number is refused: it is not finite, or does not fit into 64 bits."""
     if value != value:
         return "is not a number"
     if value in (float("inf"), float("-inf")):
@@ -79,7 +79,7 @@ class UserError(Exception):
         super().__init__("\n".join(str(problem) for problem in problems))
 
     def _render_traceback_(self) -> list[str]:
-        """What a notebook shows in the place of a traceback."""
+        """The lines that a notebook shows in the place of a traceback."""
         return str(self).splitlines()
 
 
@@ -95,7 +95,7 @@ def gathered_in(problems: list[Problem | str]) -> Iterator[None]:
 class ComponentFailed(Exception):
     """Code of the user's own failed while it ran: shown as one message that names it, exit code 1.
 
-    It may be the network or a disk, so that a restart may help; a broken contract is a ``UserError``.
+    The cause may be the network or a disk, so that a restart may help; a broken contract is a ``UserError``.
     """
 
     def __init__(self, problem: Problem) -> None:

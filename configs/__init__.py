@@ -1,1 +1,1 @@
-"""The recipe as typed Python classes and its checks, beside the YAML files of the configuration groups."""
+"""The typed schema of recipes and the checks of their values; the folders hold the YAML files of the groups."""

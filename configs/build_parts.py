@@ -33,14 +33,14 @@ LIBRARIES = {"adamw_8bit": ("bitsandbytes", "'trireme-train[bnb]'"), "lion": ("l
 
 
 def built(component: Component, path: str, **provided: Any) -> tuple[Any, list[Problem]]:
-    """A part of a recipe, and the problems that keep it from being built; with problems the part is None."""
+    """Build a part of a recipe; returns it and the problems. With problems, the part is None."""
     return _tried(lambda: instantiate(component, **provided), component, path, provided)
 
 
 def _tried(
     build: Callable[[], Any], component: Component, path: str, provided: dict[str, Any]
 ) -> tuple[Any, list[Problem]]:
-    """The result of ``build`` for a component, and the problems that keep it from being built."""
+    """The result of ``build`` for a component, and its problems. With problems, the result is None."""
     try:
         return build(), []
     except UserError as error:
@@ -56,7 +56,7 @@ def _tried(
 
 
 def build_callbacks(callbacks: dict[str, Component]) -> tuple[dict[str, Any], list[Problem]]:
-    """Callbacks by name, already closed again, and the problems of callbacks that cannot be built."""
+    """Build callbacks and close them again; returns them by name, and the problems of those that cannot be built."""
     found, problems = {}, []
     for name, component in callbacks.items():
         callback, refused = built(component, f"callbacks.{name}")
@@ -73,7 +73,7 @@ def build_callbacks(callbacks: dict[str, Component]) -> tuple[dict[str, Any], li
 
 
 def other_problems(component: Component, path: str, refused: set[str]) -> list[Problem]:
-    """Problems of a component's arguments beside those that are ``refused`` already: it is built without them."""
+    """Further problems of a component that has ``refused`` arguments: it is built without these arguments."""
     wrong = {field.removeprefix(f"{path}.").partition(".")[0] for field in refused if field.startswith(f"{path}.")}
     if path in refused or not wrong or wrong - component.keys() or "_target_" in wrong:
         return []

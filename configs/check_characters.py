@@ -9,7 +9,7 @@ from ..errors import Problem
 
 
 def unreadable(raw: Any, path: str = "") -> Iterator[Problem]:
-    """Problems of texts with such characters."""
+    """Problems of values that contain such characters, at any depth."""
     items = raw.items() if isinstance(raw, dict) else enumerate(raw) if isinstance(raw, list) else ()
     for key, value in items:
         where = f"{path}.{key}" if path else str(key)

@@ -1,6 +1,6 @@
-"""Check that callbacks do not export adapters alone if no saved base model fits them.
+"""Check that no callback exports adapters without their base model if this base is not stored anywhere.
 
-Adapters that were trained beside ``model.merged_adapters`` belong to the sum of the base and the merged adapters. No
+Adapters that were trained with ``model.merged_adapters`` belong to the sum of the base and the merged adapters. No
 folder holds this sum, so such a run must export whole models.
 """
 
@@ -15,7 +15,7 @@ from ..models.model_config import ModelConfig
 
 
 def check_exports(model: ModelConfig, callbacks: Mapping[str, Any]) -> list[Problem]:
-    """Problems of callbacks that write adapters alone, in a run that merges other adapters into their base."""
+    """Problems of callbacks that export adapters only, in a run that merges other adapters into the base."""
     if model.adapter is None or not model.merged_adapters:
         return []
     from ..trainer.callbacks.export import Export

@@ -18,7 +18,7 @@ KEY, LANES = "data.packing", "lanes"
 
 
 def check_lanes(data: DataConfig, model: ModelConfig, task: Component, plan: Plan) -> list[Problem]:
-    """Problems of a recipe whose samples go on from each other."""
+    """Problems of the model, task and plan of a recipe with ``data.packing=lanes``."""
     if data.packing != LANES:
         return []
     problems = []

@@ -28,7 +28,7 @@ def check_metrics(
     callbacks: Mapping[str, Any],
     scores: Sequence[str] = (),
 ) -> list[Problem]:
-    """Problems of parts that act on evaluations: rotation of checkpoints, best model, early stopping.
+    """Problems of recipe parts that need a metric of evaluations: rotation of checkpoints, best model, early stopping.
 
     Args:
         task, callbacks: instances, already built.
@@ -43,11 +43,11 @@ def check_metrics(
             users["checkpoint.metric"] = checkpoint.metric
         else:
             continue
-        if why := _never(trainer, data):
+        if why := _no_evaluation(trainer, data):
             idle.append(Problem(f"callbacks.{name}", f"acts on evaluations, and {why}", _REMEDY))
-    known = _known(task, callbacks, data, scores)
+    known = _known_metrics(task, callbacks, data, scores)
     unknown = [
-        Problem(field, "nothing in this recipe computes this metric", _instead(metric, sorted(known)), metric)
+        Problem(field, "nothing in this recipe computes this metric", _fix(metric, sorted(known)), metric)
         for field, metric in users.items()
         if known and metric not in known
     ]
@@ -73,49 +73,51 @@ def check_objectives(
     field = "search.objectives" if search.objectives else "checkpoint.metric"
     names = [] if search.function else list(search.objectives or [checkpoint.metric])
     evaluated = [name for name in names if name.startswith("eval_")]
-    known = _known(task, callbacks, data, scores)
+    known = _known_metrics(task, callbacks, data, scores)
     problems = []
     if known:  # else a task or callback of the user's own may add any metric
         steps = [*OF_STEPS, *getattr(task, "step_metrics", ())]
-        unknown = [name for name in names if name not in known and not _of_steps(name, steps)]
+        unknown = [name for name in names if name not in known and not _is_step_metric(name, steps)]
         logged = [*sorted(known), *steps]
-        problems = [Problem(field, "no trial computes this metric", _instead(name, logged), name) for name in unknown]
-    never = _never(trainer, data) if not trainer.eval_at_end or "held-out" in _never(trainer, data) else ""
+        problems = [Problem(field, "no trial computes this metric", _fix(name, logged), name) for name in unknown]
+    never = _no_evaluation(trainer, data)
+    if trainer.eval_at_end and "held-out" not in never:
+        never = ""
     if evaluated and not problems and never:
         fix = "set trainer.eval_at_end=true and keep some held-out data, or choose another metric"
         problems.append(Problem(field, f"is of evaluations, and {never}", fix, evaluated[0]))
     return problems
 
 
-def _instead(metric: str, logged: Sequence[str]) -> str:
-    """The fix for an unknown metric: the one that it is nearest to, and those that the recipe logs."""
+def _fix(metric: str, logged: Sequence[str]) -> str:
+    """The fix for an unknown metric: the nearest known one, and the metrics that the recipe logs."""
     near = nearest(metric, logged, NEAR)
     listed = ", ".join(logged[:LISTED]) + (f" and {len(logged) - LISTED} more" if len(logged) > LISTED else "")
     return f"did you mean {near}? This recipe logs {listed}" if near else f"choose one that this recipe logs: {listed}"
 
 
 NEAR = 0.7
-"""Likeness from which a metric is suggested: ``eval_bleu`` means no ``eval_loss``."""
+"""Least likeness of a suggested metric, so that ``eval_loss`` is not suggested for ``eval_bleu``."""
 LISTED = 30
 """Metrics that a message lists."""
 OF_STEPS = ("loss", "grad_norm", "lr", "memory_mib", "mfu")
-"""Metrics of training lines; beside them rates, and losses by source."""
+"""Metrics of training lines, besides rates and losses by source."""
 
 
-def _of_steps(name: str, steps: Sequence[str]) -> bool:
+def _is_step_metric(name: str, steps: Sequence[str]) -> bool:
     return name in steps or name.endswith("_per_second") or name.startswith("loss/")
 
 
 _REMEDY = "set trainer.eval_every to a number of steps or to epoch, or leave this out"
 
 
-def _never(trainer: TrainerConfig, data: DataConfig) -> str:
+def _no_evaluation(trainer: TrainerConfig, data: DataConfig) -> str:
     """Reason why no evaluation runs before the end; empty if one does."""
     if data.eval_source is None and data.held_out == 0 and not data.eval_sets:
         return "there is no held-out data (data.held_out is 0)"
     if trainer.eval_every is None:
         return "trainer.eval_every is null, so none runs before the end"
-    if trainer.max_steps is not None and _meet(trainer.eval_every, 1) > trainer.max_steps:
+    if trainer.max_steps is not None and _first_common_step(trainer.eval_every, 1) > trainer.max_steps:
         return f"trainer.eval_every={trainer.eval_every} is beyond trainer.max_steps ({trainer.max_steps})"
     return ""
 
@@ -133,7 +135,7 @@ def _idle_rotation(checkpoint: CheckpointConfig, trainer: TrainerConfig, callbac
         return []
     elif checkpoint.every is None:
         why = "ranks checkpoints, but checkpoint.every is null, so none is written before the end"
-    elif trainer.max_steps is not None and _meet(checkpoint.every, trainer.eval_every) > trainer.max_steps:
+    elif trainer.max_steps is not None and _first_common_step(checkpoint.every, trainer.eval_every) > trainer.max_steps:
         why = (
             f"ranks checkpoints of evaluated steps, and checkpoint.every={checkpoint.every} and "
             f"trainer.eval_every={trainer.eval_every} never meet in {trainer.max_steps} steps"
@@ -142,13 +144,13 @@ def _idle_rotation(checkpoint: CheckpointConfig, trainer: TrainerConfig, callbac
     return [Problem("checkpoint.keep_best", why, fix, checkpoint.keep_best)] if why else []
 
 
-def _meet(*cadences: Every) -> int:
-    """First step at which all are due, 1 if that depends on the length of a pass."""
+def _first_common_step(*cadences: Every) -> int:
+    """First step at which all cadences are due; 1 if that depends on the length of a pass."""
     steps = [every for every in cadences if isinstance(every, int)]
     return math.lcm(*steps) if len(steps) == len(cadences) else 1
 
 
-def _known(task: Any, callbacks: Mapping[str, Any], data: DataConfig, scores: Sequence[str]) -> set[str]:
+def _known_metrics(task: Any, callbacks: Mapping[str, Any], data: DataConfig, scores: Sequence[str]) -> set[str]:
     """Names in an evaluation line; empty if they are unknown, since the user's own task or callback may add any."""
     names = getattr(task, "metric_names", None)
     if names is None or any(not type(callback).__module__.startswith("trireme.") for callback in callbacks.values()):

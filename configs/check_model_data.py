@@ -62,7 +62,7 @@ def _check_tokenizer(data: DataConfig, model: ModelConfig) -> list[Problem]:
 
 
 def check_conversations(model: ModelConfig, data: DataConfig, task: Component) -> list[Problem]:
-    """Problems of conversations: another task, a template that cannot be used, more tokens than embeddings."""
+    """Problems of conversations: a task that cannot learn them, an unusable template, more tokens than embeddings."""
     if data.chat is None:
         return []
     if takes_chats(task) and head_of(task) == "image_text_to_text":
@@ -91,8 +91,8 @@ def check_mask_token(task: Any, data: DataConfig, model: ModelConfig) -> list[Pr
 
 
 def check_latents(model: ModelConfig, task: Component, collator: Component | None, data: DataConfig) -> list[Problem]:
-    """Problems of a model that predicts tokens at its last positions only: samples with no other positions, labels at
-    all positions."""
+    """Problems of a model that predicts tokens at its last positions only: samples that are too short for a prefix, and
+    collators that give labels to all positions."""
     needed, config = model.spec.collator, accepted(model)[0]
     if not needed or head_of(task) != "causal_lm" or config is None:
         return []

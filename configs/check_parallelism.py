@@ -22,7 +22,7 @@ from ..trainer.tasks.task import head_of, own_steps_of
 from .values import did_you_mean
 
 NPROC = "change --nproc"
-"""Remedy for a number of processes that does not fit."""
+"""Fix for a number of processes that does not fit the plan."""
 
 
 def check_batch(plan: Plan, trainer: TrainerConfig, world_size: int, remedy: str) -> list[Problem]:
@@ -156,7 +156,7 @@ def check_compile(plan: Plan) -> list[Problem]:
 
 
 def check_generation(generation: GenerationConfig | None, plan: Plan, task: Component) -> list[Problem]:
-    """The problem of texts that the model or the plan cannot write."""
+    """The problem of ``generation`` if the model or the plan cannot generate text."""
     if generation is None:
         return []
     head, fix = head_of(task), "leave the part generation out"

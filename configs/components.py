@@ -19,7 +19,7 @@ from ..trainer.component import locate
 from .values import beyond, check_value, did_you_mean
 
 OF_EXTRAS = ("optuna", "ray")
-"""Packages whose classes recipes name, and which extras of the same name install."""
+"""Packages with classes that recipes may name; an extra of the same name installs each of them."""
 MISSING = "???"
 """Value in YAML of a key that the user must set."""
 

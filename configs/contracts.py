@@ -36,7 +36,7 @@ OPTIONAL = {
     "prediction": ("record", "facts", "tokenizer"),
     "record_metrics": ("records",),
 }
-"""Methods that a task may have, likewise."""
+"""Optional methods of a task -> names of their arguments."""
 EVENTS = {
     name: tuple(inspect.signature(method).parameters)[1:]
     for name, method in vars(Callback).items()
@@ -71,7 +71,7 @@ def check_task(task: dict[str, Any]) -> list[Problem]:
 
 
 def _other_parts(task: dict[str, Any], cls: type) -> Iterator[Problem]:
-    """Problems of what a task says beside its methods: head, samples, collator, and methods that belong together."""
+    """Problems of a task's head, samples and collator, and of methods that need each other."""
     head = getattr(cls, "head", None)
     if isinstance(head, str) and head not in HEADS:
         yield _problem("task", task, f"names the head {head}, which no model has", f"write one of {', '.join(HEADS)}")
@@ -130,7 +130,7 @@ def _takes_batches(task: dict[str, Any], cls: type) -> Iterator[Problem]:
 
 
 def check_loader(data: DataConfig) -> list[Problem]:
-    """Problems of the class that ``data.loader`` names. What a function gives is checked when the data are opened."""
+    """Problems of the class that ``data.loader`` names. A function's result is checked when the data are opened."""
     cls = _class_of(data.loader) if data.loader is not None else None
     if cls is None or data.loader is None:
         return []
@@ -210,7 +210,7 @@ def _signatures(path: str, node: dict[str, Any], cls: type, calls: dict[str, tup
 
 
 def _check_function(path: str, node: Any, kind: str, methods: Iterable[str]) -> list[Problem]:
-    """The problem of a function that was not made to give a component of this kind, found without calling it."""
+    """The problem of a function that cannot return a component of this kind, found without calling it."""
     try:
         target = locate(node["_target_"])
     except Exception:  # reported elsewhere

@@ -292,9 +292,9 @@ def keys_page() -> str:
     lines = [
         "# Keys of a recipe",
         "",
-        "Every key with its type, default and meaning; on a terminal: `trireme keys PREFIX`. Names that you know from",
-        "other tools: [coming-from.md](coming-from.md). Your own components: [extending.md](extending.md). This page",
-        "is made from the code by `make pages`.",
+        "This page lists every key of a recipe with its type, default and meaning. In a terminal, use",
+        "`trireme keys PREFIX`. Option names of other tools: [coming-from.md](coming-from.md). Your own components:",
+        "[extending.md](extending.md). `make pages` makes this page from the code.",
     ]
     part = ""
     for key in keys():

@@ -22,7 +22,7 @@ ABOUT = {"transformers": "transformers", "accelerate": "accelerate", "deepspeed"
 
 @dataclass(frozen=True)
 class OtherName:
-    """One name of another tool."""
+    """One option name of another tool."""
 
     tool: str
     name: str
@@ -51,7 +51,7 @@ class OtherName:
 
 @dataclass(frozen=True)
 class Tool:
-    """One tool with its names."""
+    """One tool with its option names."""
 
     name: str
     title: str
@@ -125,8 +125,9 @@ def coming_from() -> str:
     lines = [
         "# Coming from other tools",
         "",
-        "What you know from elsewhere, and what it is called here. A key of theirs in a recipe, on the command line or",
-        "in `trireme.train(...)` is refused with the name here. All keys of trireme: [keys.md](keys.md).",
+        "This page lists option names of transformers, accelerate, DeepSpeed and axolotl, and trireme's key for each.",
+        "If a recipe, the command line or `trireme.train(...)` has a name of these tools, trireme refuses it and",
+        "suggests its own key. All keys of trireme: [keys.md](keys.md).",
         "",
         "Three things work differently. A recipe says `trainer.global_batch_size`, the samples of one optimizer step,",
         "and accumulation follows from it. Parallelism is one choice, `plan=NAME`. The same command resumes.",

@@ -71,8 +71,8 @@ class RecipeConfig:
     generation: GenerationConfig | None = None
     """Texts that the model writes in evaluations, by which it is scored; null writes none."""
     parameter_groups: ParameterGroups | None = None
-    """Parameters with a learning rate or weight decay of their own; null makes two groups, of which vectors do not
-    decay."""
+    """Parameters with a learning rate or weight decay of their own; null makes two groups: matrices, and vectors
+    without weight decay."""
     ema: EmaConfig | None = None
     """Exponential moving average of the weights; null keeps none."""
     callbacks: dict[str, Component] = field(default_factory=dict)
@@ -97,9 +97,9 @@ def read_recipe(
     Args:
         raw: the recipe as plain data.
         world_size: gives the number of processes for a plan.
-        remedy: tells the user how to change the number of processes.
+        remedy: fix that tells the user how to change the number of processes.
         look_at_data: open the sources, and read the head of every local file.
-        fresh: the run begins anew, so checkpoints in its folder do not stand in for what it names.
+        fresh: the run starts over, so adapters are read from the recipe's path, not from the run's checkpoints.
     """
     if problems := list(unreadable(raw)):
         return None, problems
@@ -128,7 +128,7 @@ def wanted_by(task: Any, data: DataConfig) -> dict[str, bool] | None:
 
 
 def _of_the_run(model: ModelConfig, run_dir: str) -> ModelConfig:
-    """The model with the adapters of the run that goes on in a folder."""
+    """The model with the adapters of the run that is resumed in ``run_dir``."""
     if model.adapter is None or model.adapter.path is None:
         return model
     from ..trainer.saved_model import model_of_run  # imported here, since it needs transformers

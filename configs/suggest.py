@@ -40,10 +40,10 @@ def with_names_from_elsewhere(problems: Iterable[Problem], known: Sequence[str])
     Args:
         known: dotted paths of the whole schema.
     """
-    return [_answered(problem, known) for problem in problems]
+    return [_with_better_fix(problem, known) for problem in problems]
 
 
-def _answered(problem: Problem, known: Sequence[str]) -> Problem:
+def _with_better_fix(problem: Problem, known: Sequence[str]) -> Problem:
     if problem.why.startswith("expected"):
         return replace(problem, fix=value_fix(problem.field, problem.value) or problem.fix)
     if not problem.why.startswith(REFUSALS):

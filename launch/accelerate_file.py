@@ -33,10 +33,10 @@ def settings_of_file(path: str) -> tuple[dict[str, str], int]:
     if not os.path.isfile(path):
         raise UserError(Problem("--accelerate-config", "there is no such file", "see: accelerate config", path))
     try:
-        if problems := list(_of_another_type(path)):
+        if problems := list(_wrong_types(path)):
             raise UserError(*problems)
         arguments, read = _read(path)
-        told = _told(arguments, read)
+        told = _variables(arguments, read)
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # the file may be anything, and accelerate raises anything on it
@@ -45,7 +45,7 @@ def settings_of_file(path: str) -> tuple[dict[str, str], int]:
     return told, int(arguments.num_processes or 1)
 
 
-def _of_another_type(path: str) -> Iterator[Problem]:
+def _wrong_types(path: str) -> Iterator[Problem]:
     """Problems of numbers and switches that are written as something else; accelerate compares them unread."""
     from accelerate.commands.config.config_args import ClusterConfig
 
@@ -89,7 +89,7 @@ def _read(path: str) -> tuple[argparse.Namespace, Any]:
     return arguments, read
 
 
-def _told(arguments: argparse.Namespace, read: Any) -> dict[str, str]:
+def _variables(arguments: argparse.Namespace, read: Any) -> dict[str, str]:
     """Variables that ``accelerate launch`` would set for ranks, and settings of the launcher under their own names."""
     from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 

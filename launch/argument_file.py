@@ -1,4 +1,4 @@
-"""Read a YAML or JSON file that holds arguments by name, and refuse what would be lost: doubled keys, odd numbers."""
+"""Read the arguments of another training tool from a YAML or JSON file; refuse repeated keys and infinite numbers."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from .recipe_file import TOO_DEEP, doubled, text_of
 
 
 def read_arguments(path: Path, field: str = "FILE") -> dict[str, Any]:
-    """The arguments by name in a file.
+    """The arguments in a file: name -> value.
 
     Args:
-        field: what names the file, for problems.
+        field: key or option that names the file, for messages.
 
     Raises:
-        UserError: the file cannot be read, is no mapping, is empty, or holds what no recipe can.
+        UserError: the file cannot be read, is no mapping, is empty, or holds values that no recipe can hold.
     """
     fix = "give a YAML or JSON file with arguments by name"
     text = text_of(path)
     if not text.strip():
         raise UserError(Problem(field, "is empty", fix, str(path)))
     try:
-        read = parse_json(text, object_pairs_hook=_once) if path.suffix == ".json" else _yaml(path, text)
+        read = parse_json(text, object_pairs_hook=_with_unique_keys) if path.suffix == ".json" else _yaml(path, text)
     except json.JSONDecodeError as error:
         where = f"{path}:{error.lineno}:{error.colno}"
         raise UserError(Problem(where, f"is not JSON: {reason(error)}", HERE)) from None
@@ -54,18 +54,18 @@ def _yaml(path: Path, text: str) -> Any:
     """The content of a YAML file.
 
     Raises:
-        UserError: a key is in it twice.
+        UserError: a key is given twice.
     """
     if (node := yaml.compose(text, Loader=yaml.SafeLoader)) is not None and (found := list(doubled(node, str(path)))):
         raise UserError(*found)
     return yaml.safe_load(text)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A mapping of JSON.
+def _with_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping from the pairs of a JSON object.
 
     Raises:
-        UserError: a key is in it twice.
+        UserError: a key is given twice.
     """
     found: dict[str, Any] = {}
     for name, value in pairs:

@@ -53,7 +53,7 @@ def chat_prompt(
     images: Sequence[str] = (),
     trained: ChatConfig | None = None,
 ) -> ChatPrompt:
-    """The conversation of a command.
+    """Build the conversation that a command describes.
 
     Args:
         file: JSON with messages, or with a row as ``data=chat`` reads it; ``-`` reads standard input.
@@ -63,8 +63,8 @@ def chat_prompt(
         generation_prompt: begin a new message; None does so unless the last one is the assistant's.
         images: files of images, which stand before ``prompt``. Without a prompt, they are for the images in the
             messages of ``file`` that name no file of their own.
-        trained: how the model's training read chats. Its system message, tools and template arguments are taken where
-            the conversation has none of its own.
+        trained: ``data.chat`` of the recipe that trained the model. Its system message, tools and template arguments
+            are taken where the conversation has none of its own.
 
     Raises:
         UserError: there is no such file, it holds no conversation or image, or the options contradict each other.
@@ -94,7 +94,7 @@ def chat_prompt(
 
 
 def trained_chat(model: str) -> ChatConfig | None:
-    """How the recipe of a run or checkpoint reads chats; None for an exported folder, and where it reads none.
+    """The section ``data.chat`` in the recipe of a run or checkpoint; None if there is no recipe or no such section.
 
     Raises:
         UserError: the recipe cannot be read.
@@ -137,7 +137,7 @@ def _asked(row: dict[str, Any], prompt: str | None, images: Sequence[str]) -> di
 
 
 def _pictures(found: Conversation, row: dict[str, Any], option: str) -> tuple[Any, ...]:
-    """The images of a conversation, opened."""
+    """Open the images of a conversation."""
     contents = [message.get("content") for message in found.messages]
     if not row.get(IMAGES) and not any(
         is_picture(part) for each in contents if isinstance(each, list) for part in each

@@ -34,9 +34,15 @@ class Composed:
     """Notes on keys that were left out or added because of the overrides, to be printed once."""
 
     def with_problems_of_values(self, found: Sequence[Problem]) -> list[Problem]:
-        """The recipe's problems together with those of its values. A choice that does not exist was replaced by a
-        default part, whose problems are left out, except for keys that no choice has; so are those of open values that
-        stand for a reference to nothing, also inside of a list."""
+        """The recipe's problems, followed by those of its values.
+
+        A choice that does not exist was replaced by a default file. Problems of this file's values are left out, except
+        for keys that no choice has. A reference to nothing was replaced by ``???``. Problems of this value are left out
+        too, also inside of a list.
+
+        Args:
+            found: problems of the values.
+        """
         unknown = tuple(f"{problem.field}." for problem in self.problems)
         around = {problem.field.rpartition(".")[0] for problem in self.problems}
         values = [

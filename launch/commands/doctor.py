@@ -1,4 +1,4 @@
-"""``trireme doctor``: report this machine's software and hardware, and what each parallelism plan lacks."""
+"""``trireme doctor``: report this machine's software and hardware, and what it lacks for each parallelism plan."""
 
 from __future__ import annotations
 

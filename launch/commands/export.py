@@ -1,4 +1,4 @@
-"""``trireme export``: write a checkpoint as a folder that transformers loads."""
+"""``trireme export``: write a checkpoint as a folder that transformers or peft loads, perhaps merged or quantised."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..recipe_arguments import add_debug, positive
 
 METHODS = ("nf4", "fp4", "int8", "gptq")
 ROWS = 128
-"""Rows of data that GPTQ looks at, if ``--rows`` says nothing."""
+"""Rows of data on which GPTQ calibrates, without ``--rows``."""
 EXAMPLES = """examples:
   trireme export runs/persimmon_stdlib exported
   trireme export runs/persimmon_stdlib/checkpoints/step_100 exported --dtype bf16 --memory 1GiB
@@ -107,7 +107,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _check_options(options: argparse.Namespace) -> None:
-    """Refuse options of few bits that need another option.
+    """Refuse options of quantisation that need another option.
 
     Raises:
         UserError: all of them.
@@ -149,7 +149,7 @@ def _check_folders(options: argparse.Namespace) -> None:
 
 
 def _refuse_idle(options: argparse.Namespace) -> None:
-    """Refuse options that say nothing about what the checkpoint holds: adapters, or a whole model.
+    """Refuse options that have no effect: those of adapters for a whole model, and those of a whole model for adapters.
 
     Raises:
         UserError: all of them.

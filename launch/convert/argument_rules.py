@@ -36,7 +36,7 @@ def scheduler(name: str) -> Rule:
 
 
 def without_preset(draft: Draft) -> None:
-    """Set options that a file of configs/scheduler switches on and the other tool does not: warm-up and lowest rate."""
+    """Override options that a file of configs/scheduler sets and the other tool does not: warm-up and lowest rate."""
     name = draft.choices.get("scheduler", ["cosine"])[-1]
     preset = yaml.safe_load((FOLDER / "scheduler" / f"{name}.yaml").read_text(encoding="utf-8"))
     warmed = {"scheduler.warmup_steps", "scheduler.warmup_ratio"} & draft.values.keys()
@@ -120,14 +120,14 @@ def cadence(name: str, key: str, steps: str, usual: Any) -> Rule:
         elif plain == "epoch":
             draft.set(key, "epoch")
         elif plain == "no":
-            _never(draft, key)
+            _switch_off(draft, key)
         else:
             draft.leave(name, value, f"{key} takes a number of steps, epoch or null")
 
     return rule
 
 
-def _never(draft: Draft, key: str) -> None:
+def _switch_off(draft: Draft, key: str) -> None:
     if key == "trainer.log_every":
         draft.leave("logging_strategy", "no", "training lines are always written; fewer: trainer.log_every=1000")
         return
