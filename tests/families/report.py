@@ -39,10 +39,11 @@ DOCS, RESULTS = ROOT / "docs" / "families.md", ROOT / "build" / "families.json"
 INSIDE = {kind: " as a part of another model" for kind in families()}
 """Architectures with a family file, which are refused only as a part of another model -> the words that say so."""
 REFUSED = "; ".join(f"`{kind}`{INSIDE.get(kind, '')}, because {reason}" for kind, reason in WRONG.items())
-HEAD = f"""# Architectures by name, measured
+HEAD = f"""# Architectures of transformers, tested under several plans
 
-`model.family=auto` trains any architecture of transformers: `model.config.model_type` names it, or the config.json of
-`model.weights` does. `make families` makes this table: a tiny configuration of each architecture is trained for {STEPS}
+This table shows how closely training under several plans agrees with one process, for each architecture of transformers
+that was tested with `model.family=auto`. (`model.config.model_type`, or the config.json of `model.weights`, names the
+architecture.) `make families` makes the table: a tiny configuration of each architecture is trained for {STEPS}
 steps in fp32 on small real data, with the task that its heads allow and its own kind of processor, under
 {", ".join(PLANS)} on two real gloo ranks each, and compared with one process (transformers {transformers.__version__},
 torch {torch.__version__}). `python tests/families/report.py NAME ...` tries others.

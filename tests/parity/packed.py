@@ -42,11 +42,12 @@ TOLERANCE = 1e-6
 LENGTHS = (280, 42, 105, 63, 217, 28, 154, 84, 182, 52, 126, 231)
 """Characters of the documents."""
 DOCS = Path(__file__).parents[2] / "docs" / "parity-packing.md"
-HEAD = f"""# Packed equals alone, measured
+HEAD = f"""# Packed documents compared with single documents
 
-Twelve documents in four rows (`data.packing=bins`), trained for {STEPS} steps of SGD in fp32 under each plan on gloo
-ranks, against one process that takes each document alone. A number is the largest relative difference of the loss and
-of the norm of the gradient over all steps. All must stay under {TOLERANCE:.0e}. `make parity` makes these tables.
+These tables show that a packed document has the same losses and gradients as in a row of its own. Twelve documents in
+four rows (`data.packing=bins`) are trained for {STEPS} steps of SGD in fp32 under each plan on gloo ranks, and
+compared with one process that takes each document alone. A number is the largest relative difference of the loss and of
+the norm of the gradient over all steps. All must stay under {TOLERANCE:.0e}. `make parity` makes these tables.
 """
 NOISY = ("gpt_neox", "llama")
 """Decoders that are trained with noise."""

@@ -40,7 +40,8 @@ TESTED = {
 }
 ABOUT = """# Search engines, tested
 
-Written by `make search-engines`: real searches over a tiny recipe, by the real libraries.
+This page lists the tests of `trireme search` with the real library of each search engine, over a tiny recipe.
+`make search-engines` runs the tests and writes this page.
 """
 
 

@@ -51,9 +51,9 @@ TESTED = {
 }
 ABOUT = """# Trackers, tested
 
-Written by `make trackers`: every tracker runs with its real library, and what it has written is read back. Runs are of
-six steps, stopped after three and resumed; each line must be there once. Services that cannot be reached are spoken to
-on the loopback.
+This page lists the tests of every tracker with its real library. `make trackers` runs the tests and writes this page.
+Runs of six steps stop after the third and resume. Then the tracker's records are read back: every line must be there
+once. A local server stands in for services that the tests cannot reach.
 """
 
 
