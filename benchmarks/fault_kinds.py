@@ -246,7 +246,7 @@ def some_file(checkpoint: Path, chance: random.Random) -> Path:
 
 
 def can_mount(folder: Path) -> str | None:
-    """Why small file systems cannot be mounted in ``folder``; None if they can."""
+    """The reason why small file systems cannot be mounted in ``folder``; None if they can."""
     if os.geteuid() != 0:
         return "mounting needs root"
     tried = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True)

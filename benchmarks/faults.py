@@ -73,9 +73,9 @@ class Trial:
     steps_again: int = 0
     """Steps that were trained more than once."""
     seconds: float = 0.0
-    """All starts together."""
+    """Duration of all starts together."""
     lost: str = ""
-    """Why it was not recovered; empty when it was."""
+    """The reason why the run was not recovered; empty if it was."""
 
 
 @dataclass
@@ -205,7 +205,7 @@ def last_step(run_dir: Path) -> int:
 
 
 def judge(campaign: Campaign, trial: Trial, run_dir: Path) -> str:
-    """Why the run is lost, or nothing."""
+    """Compare a finished run with the undisturbed one; returns why it is lost, or nothing."""
     if trial.codes[-1] != 0:
         return f"exit codes {trial.codes}: the same command did not finish"
     final, wanted = (step_folder(folder / "checkpoints", STEPS) for folder in (run_dir, campaign.reference))

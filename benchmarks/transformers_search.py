@@ -63,7 +63,7 @@ def run(folder: Path, options: argparse.Namespace) -> tuple[str, str]:
 
 
 def search(folder: Path, trials: int) -> None:
-    """One rank of the study."""
+    """Run one rank of the study."""
     import optuna
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments, set_seed

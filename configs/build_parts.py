@@ -156,7 +156,7 @@ def setting_of(
     groups: ParameterGroups | None,
     blueprint: Any,
 ) -> tuple[Setting, list[Problem]]:
-    """How a run uses its optimizer, and the problems of ``parameter_groups``.
+    """The setting in which a run uses its optimizer, and the problems of ``parameter_groups``.
 
     Args:
         model, scheduler, trainer: parts of the recipe, None if they have problems.

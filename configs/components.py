@@ -63,7 +63,7 @@ def check_component(node: Any, path: str, provided: Provided = Provided(), fix: 
 
 
 def target_fix(path: str, raw: Any) -> str:
-    """What to do about a component without ``_target_``: choose the file of its name, or take the target of the
+    """The fix for a component without ``_target_``: choose the file of its name, or take the target of the
     component that it stands beside (``eval_source`` beside ``source``); empty if there is neither.
 
     Args:

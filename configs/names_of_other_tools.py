@@ -30,7 +30,7 @@ class OtherName:
     ours: str
     """Key, option or command of trireme; empty if there is none."""
     how: str
-    """How to write it here, or an alternative; empty if the value stays the same."""
+    """Text that says how to write it here, or gives an alternative; empty if the value stays the same."""
 
     def fix(self, value: Any = None) -> str:
         """The fix: what to write instead.
@@ -110,7 +110,7 @@ def answer(field: str, value: Any = None) -> Problem | None:
 
 
 def value_fix(key: str, value: Any) -> str:
-    """What to write for another tool's value of a group or key; empty if no tool has this value.
+    """The fix for a value that another tool uses for a group or key; empty if no tool has this value.
 
     Args:
         key: group, or dotted path.

@@ -25,7 +25,7 @@ USUAL_GROUPS: tuple[dict[str, Any], ...] = ({}, {"weight_decay": 0.0})
 
 @dataclass(frozen=True)
 class Setting:
-    """How a run uses its optimizer, beside the optimizer's own arguments."""
+    """The parameter groups and first learning rate with which a run uses its optimizer."""
 
     groups: Sequence[dict[str, Any]] = USUAL_GROUPS
     """Options of each parameter group."""

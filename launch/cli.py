@@ -29,7 +29,7 @@ options: -h, --help   --version
 """
 WIDTH = 80
 INDENT = 26
-"""Where the help of a command begins."""
+"""Column at which the help of a command begins."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -73,7 +73,7 @@ def _for_sweep(recipe: str, overrides: Sequence[str], recipe_dirs: Sequence[str]
 
 
 def _of_sweep(config: Any, given: GivenRecipe) -> Composed:
-    """One job, without the keys that its choices make void."""
+    """The composed recipe of one job, without keys that its choices make void."""
     composed = given.composed(config, given.accepted)
     void = left_over(composed.raw, given.as_written[0], given.chosen, composed.overrides, given.own)
     texts = without(void, composed.raw)

@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Shape:
-    """One job. All peers begin with the same weights and read the same blocks of tokens in the same order."""
+    """One training job. All libraries begin with the same weights and read the same blocks in the same order."""
 
     about: str
     model: dict[str, Any]

@@ -288,7 +288,7 @@ def deepspeed(draft: Draft, value: Any, given: Arguments) -> None:
 
 
 def nothing(draft: Draft, value: Any, given: Arguments) -> None:
-    """For arguments that are read together with others (``batch_rules.py``)."""
+    """The rule of arguments that ``batch_rules.py`` reads together with others: it sets nothing."""
 
 
 RULES: dict[str, Rule] = (
