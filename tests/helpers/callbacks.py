@@ -1,4 +1,7 @@
-"""Callbacks that test recipes name by ``_target_``."""
+"""Trainer callbacks for tests, which recipes name by ``_target_``.
+
+Some record events and batches. Others make a run slow, stop it, let it hang, or let it fail.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Train the tiny recipe with other libraries, on the same samples and weights, to get their checkpoints for tests."""
+"""Functions for tests that resume trireme from checkpoints of other libraries, such as transformers or DeepSpeed.
+
+A test gets the model and the batches of ``tests/recipes/tiny.yaml`` here, trains them with the other library, resumes
+its checkpoint with trireme, and compares all tensors.
+"""
 
 from __future__ import annotations
 

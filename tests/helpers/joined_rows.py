@@ -1,4 +1,4 @@
-"""Join the rows that ranks save under ZeRO to whole tensors, so that tests can compare them with other tensors."""
+"""Join the slices of tensors that each rank saves under ZeRO into full tensors, so that tests can compare them."""
 
 from __future__ import annotations
 

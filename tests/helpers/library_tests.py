@@ -1,4 +1,7 @@
-"""Run the tests of third-party libraries in a virtual environment each, and write a Markdown page with the results."""
+"""Run trireme's tests with optional third-party libraries, and write a Markdown page with the results.
+
+Libraries whose dependencies conflict with those of trireme are each tested in a virtual environment of their own.
+"""
 
 from __future__ import annotations
 

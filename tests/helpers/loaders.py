@@ -1,4 +1,4 @@
-"""Data loaders and sample orders over made-up token sequences, which test recipes name by ``_target_``."""
+"""Data loaders of made-up token sequences, and sample orders, for tests; recipes name them by ``_target_``."""
 
 from __future__ import annotations
 

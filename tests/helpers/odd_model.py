@@ -1,4 +1,4 @@
-"""A Llama with one extra layer that its forward pass never uses."""
+"""A Llama with one extra layer that its forward pass never uses, to test parameters without a gradient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Correct and faulty tasks, which test recipes name by ``_target_``."""
+"""Training tasks with correct and with faulty losses, which test recipes name by ``_target_``."""
 
 from __future__ import annotations
 

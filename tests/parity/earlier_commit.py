@@ -1,11 +1,11 @@
-"""Train cells of the parity matrix with this code and with that of an earlier commit, and compare them bit by bit.
+"""Train under every parallelism plan with this code and with an earlier commit, and compare the results bit by bit.
 
     python tests/parity/earlier_commit.py COMMIT                                # every plan and decoder
     python tests/parity/earlier_commit.py COMMIT --plans ddp,tp --families gpt2
     python tests/parity/earlier_commit.py COMMIT --now plan.deepspeed.reduce_bucket_size=4096
 
 This proves that changes since the commit have not changed training. The losses and gradient norms of every step are
-compared, of the cell and of the single process beside it. Both sides run on this machine, because the last bits of
+compared, both under the plan and in a single process. Both versions run on this machine, because the last bits of
 results differ between processors: their instruction sets decide which kernels run.
 """
 

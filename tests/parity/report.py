@@ -1,4 +1,4 @@
-"""Compare every parallelism plan with one process, print the results as a table, and write ``docs/parity.md``.
+"""Compare training under every parallelism plan with one process, print the results, and write ``docs/parity.md``.
 
     make parity
     python tests/parity/report.py --plans tp,pp_1f1b --families gpt2      # a part; docs/parity.md is not written
@@ -6,9 +6,8 @@
     python tests/parity/report.py --table                                 # only write the table of existing results
 
 Results are written to ``docs/parity.json`` after each group of a plan's cases, so an interrupted command can continue.
-``--fresh`` starts over.
-Within a table, every plan and family is measured under one
-setting (masks, accumulation) before the next setting begins.
+``--fresh`` starts over. Within a table, every plan and family is measured under one setting (masks, accumulation)
+before the next setting begins.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""A small recipe for each kind of model other than decoders (images, speech, pairs), with some labels masked out.
+"""Small recipes for models other than plain decoders (BERT, T5, ViT, wav2vec 2.0, ...), to test parallelism plans.
 
-``matrix.py`` compares parallelism plans with these recipes. ``tests/dist/test_shapes.py`` resumes and exports them.
+Some of their labels can be masked out. ``matrix.py`` compares parallelism plans with these recipes, and
+``tests/dist/test_shapes.py`` resumes and exports them.
 """
 
 from __future__ import annotations

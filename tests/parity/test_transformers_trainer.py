@@ -1,4 +1,4 @@
-"""The same weights and batches give the same losses as ``transformers.Trainer``."""
+"""Training gives the losses and gradient norms of ``transformers.Trainer`` on the same weights and batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Every shipped recipe begins with two comments, its purpose and its command, and passes ``trireme check``."""
+"""Every shipped recipe begins with two comments, its purpose and its command, and passes ``trireme check``.
+
+The recipe for fine-tuning also trains.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Resume every plan's checkpoint under every other plan, print the results as a table, and write ``docs/resume.md``.
+"""Resume every parallelism plan's checkpoint under every other plan, print the results, and write ``docs/resume.md``.
 
     make resume-matrix
     python tests/resume/report.py --after tp,3d      # a part; docs/resume.md is not written

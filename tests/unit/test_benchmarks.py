@@ -1,4 +1,4 @@
-"""Tests of the scripts in ``benchmarks/``: they count known traffic correctly, and run on tiny models."""
+"""Tests of the scripts in ``benchmarks/``: they run on tiny models, and count the bytes of collectives correctly."""
 
 from __future__ import annotations
 

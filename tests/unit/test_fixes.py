@@ -1,4 +1,4 @@
-"""Every problem says what to write instead, also those of checks in dataclasses."""
+"""Every error about a recipe (class ``Problem``) says what to write instead, also errors of checks in dataclasses."""
 
 from __future__ import annotations
 

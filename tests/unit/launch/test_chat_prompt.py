@@ -1,4 +1,4 @@
-"""``trireme generate --chat``: prompts and conversation files are formatted by the chat template, or refused."""
+"""``trireme generate --chat`` formats prompts, images and conversation files by the chat template, or refuses them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of commands: numbers that are out of range, options that need another one, texts that are not UTF-8."""
+"""Wrong options of commands are refused: numbers out of range, options without effect, texts that are not UTF-8."""
 
 from __future__ import annotations
 

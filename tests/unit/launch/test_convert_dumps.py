@@ -1,4 +1,7 @@
-"""``convert-args`` on dumps of all arguments: defaults are not converted, and not listed as arguments without a key."""
+"""``trireme convert-args`` on a file with all arguments of a tool, most of which have their default values.
+
+Arguments with default values are not reported as unconverted.
+"""
 
 from __future__ import annotations
 

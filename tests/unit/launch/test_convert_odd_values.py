@@ -1,4 +1,4 @@
-"""``convert-args`` converts any value of an argument to a recipe that passes the check, or lists it as left out."""
+"""``trireme convert-args`` writes any value of an argument into a valid recipe, or lists the argument as left out."""
 
 from __future__ import annotations
 

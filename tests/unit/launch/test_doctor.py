@@ -1,4 +1,4 @@
-"""``trireme doctor`` reports which libraries are installed, and how to install those that are missing."""
+"""``trireme doctor`` reports hardware, libraries and usable parallelism plans, and how to install what is missing."""
 
 from __future__ import annotations
 

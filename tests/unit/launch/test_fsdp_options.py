@@ -1,4 +1,4 @@
-"""Files of transformers' ``fsdp_config`` as ``plan.fsdp``, and in ``trireme convert-args``."""
+"""A file of transformers' ``fsdp_config`` can be named as ``plan.fsdp``, or converted by ``trireme convert-args``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that write a file or folder make the folders above it, and refuse what cannot be written before any work."""
+"""Commands create the parent folders of their output, and refuse an unwritable output before they do any work."""
 
 from __future__ import annotations
 

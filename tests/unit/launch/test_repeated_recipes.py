@@ -1,4 +1,4 @@
-"""Tests of recipes that build on one file twice, or on each other."""
+"""Recipes that include the same file twice, or each other in a circle, are refused with the names of the files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of a search's study, its record of trials and results: sharing between workers, seeds, and storage."""
+"""Tests of the study in which a hyperparameter search records its trials: shared work, seeds, samplers, storage."""
 
 from __future__ import annotations
 

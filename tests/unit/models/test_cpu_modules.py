@@ -1,4 +1,4 @@
-"""Modules of a quantised model that stay on the CPU: they are not quantised, and some choices are refused."""
+"""Modules that a quantised model keeps on the CPU are not quantised; impossible choices of them are refused."""
 
 from __future__ import annotations
 

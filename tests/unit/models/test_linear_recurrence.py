@@ -1,4 +1,4 @@
-"""A parallel scan gives the states of a loop over time. RecurrentGemma with it gives the outputs of transformers."""
+"""A parallel scan gives the states of a loop over time, and RecurrentGemma with this scan keeps its outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A weight under weight norm gets the initial distribution of its model, split into norm and direction."""
+"""A layer with weight norm starts with weights of its model's initial distribution, stored as norm and direction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A user's DeepSpeed JSON file is completed from the recipe; contradictions and unknown keys are refused."""
+"""A user's DeepSpeed JSON file is completed from the recipe; contradictions and unknown keys are refused.
+
+Also tested: DeepSpeed's operators are compiled once for each environment, and reused.
+"""
 
 from __future__ import annotations
 

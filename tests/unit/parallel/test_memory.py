@@ -1,4 +1,4 @@
-"""Memory estimates match the papers' formulas for training states, and autograd's saved tensors for activations."""
+"""Memory estimates match published formulas, and for activations also the tensors that autograd really saves."""
 
 from __future__ import annotations
 

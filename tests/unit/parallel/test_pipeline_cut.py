@@ -1,4 +1,4 @@
-"""Tests of pipelines without ranks: cuts of decoders into stages, idle time of schedules, evaluation order, padding."""
+"""Tests of pipeline parallelism in one process: stages of decoders, idle time of schedules, evaluation, padding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the order in which ``plan=auto`` prefers plans, with made-up model sizes and machines."""
+"""Tests of which parallelism plan ``plan=auto`` prefers, with made-up model sizes and machines."""
 
 from __future__ import annotations
 
