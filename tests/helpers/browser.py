@@ -20,7 +20,7 @@ FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--
 
 
 class Page:
-    """A page in the browser. ``requests`` are the addresses that it asked for, ``errors`` what went wrong in it."""
+    """A page in the browser. ``requests`` has the addresses that it requested, ``errors`` its errors."""
 
     def __init__(self, write: int, read: int) -> None:
         self._write, self._read, self._numbers, self._rest = write, read, count(1), b""
@@ -45,14 +45,14 @@ class Page:
         self.wait(lambda: self.loads > before)
 
     def run(self, script: str) -> Any:
-        """The value of an expression in the page, after the next frame."""
+        """Evaluate a JavaScript expression in the page after the next frame; returns its value."""
         wrapped = f"new Promise(done => requestAnimationFrame(() => setTimeout(() => done({script}), 20)))"
         found = self._send("Runtime.evaluate", expression=wrapped, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
     def text(self, framed: bool = False) -> str:
-        """The visible text, also of a page without scripts; ``framed``: that of the first frame of the page."""
+        """The visible text, also of a page without scripts; ``framed``: the text of the page's first frame."""
         tree = self._send("Page.getFrameTree")["frameTree"]
         frame = (tree["childFrames"][0] if framed else tree)["frame"]["id"]
         nodes = self._send("Accessibility.getFullAXTree", frameId=frame)["nodes"]
@@ -68,12 +68,12 @@ class Page:
         self._send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, buttons=int(held), clickCount=1)
 
     def picture(self, file: Path) -> None:
-        """The whole page as a PNG."""
+        """Save a screenshot of the entire page as a PNG file."""
         found = self._send("Page.captureScreenshot", captureBeyondViewport=True)["data"]
         file.write_bytes(base64.b64decode(found))
 
     def wait(self, condition: Any, seconds: float = 20) -> None:
-        """Until a condition is true; events are read meanwhile."""
+        """Wait until a condition is true; events of the browser are read meanwhile."""
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"waited in vain; errors of the page: {self.errors}"
@@ -116,7 +116,7 @@ class Page:
 
 @contextmanager
 def browser(profile: Path) -> Iterator[Page]:
-    """Context with an empty page of a browser of its own."""
+    """Context with an empty page in a new browser."""
     to_read, to_write = os.pipe()
     from_read, from_write = os.pipe()
     start = 'read="$1" write="$2"; shift 2; exec "$@" 3<&"$read" 4>&"$write"'

@@ -117,7 +117,7 @@ class Poison(Callback):
 
 
 class Unchanged(Callback):
-    """Compares weights and moments before and after each step, bit for bit; adds ``unchanged`` to the line."""
+    """Compares weights and moments before and after each step, bit for bit; adds ``unchanged`` to the metrics."""
 
     def on_step_begin(self, trainer, state, control) -> None:
         self.before = self._tensors(trainer)
@@ -168,7 +168,7 @@ class KillRank(Callback):
 
 
 class Speaks(Callback):
-    """Logs a line of each kind on every rank."""
+    """Logs an info message and a warning on every rank."""
 
     def on_train_begin(self, trainer, state, control) -> None:
         log = logging.getLogger("trireme.tests")
@@ -188,7 +188,7 @@ class KeepFirstBatch(Callback):
 
 
 class Guest(Callback):
-    """Notes the steps that it sees."""
+    """Records the steps during which it is registered."""
 
     def __init__(self) -> None:
         self.steps: list[int] = []
@@ -198,7 +198,7 @@ class Guest(Callback):
 
 
 class LooksBack(Callback):
-    """Writes what a callback can look up at the end of a run; adds the callback ``Guest`` for one step."""
+    """Writes history, FLOPs and best checkpoint to a file when the run ends; adds the callback ``Guest`` for one step."""
 
     def __init__(self, path: str) -> None:
         self.path, self.guest = path, Guest()
@@ -241,7 +241,7 @@ class Warns(Callback):
 
 
 class SeenTokens(Callback):
-    """Writes a number into training lines that tells which tokens all ranks have seen, and in which order."""
+    """Adds a number to the metrics that tells which tokens all ranks have seen, and in which order."""
 
     def on_step_end(self, trainer, state, control) -> None:
         mine = [row for micro in trainer.batch.micro_batches for row in micro.inputs["input_ids"][:, :2].tolist()]
@@ -267,7 +267,7 @@ class EndPass(Callback):
 
 
 class Predicted(Callback):
-    """Notes the metrics of predictions in a file."""
+    """Writes the metrics of predictions to a file per rank."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -277,7 +277,7 @@ class Predicted(Callback):
 
 
 class Fails(Callback):
-    """Breaks its contract after a step."""
+    """Raises a ``UserError`` before step ``step``."""
 
     def __init__(self, step: int) -> None:
         self.step = step

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def write_catalogue(path: Path, messages: Mapping[str, str], order: str = "<") -> Path:
-    """``messages`` and their translations in one file; ``order`` is the byte order, as ``struct`` writes it."""
+    """Write ``messages`` and their translations to one file; ``order`` is the byte order, as ``struct`` writes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     texts = [[part.encode() for part in side] for side in zip(*messages.items(), strict=True)]
     start, tables, strings = 28 + 16 * len(messages), b"", b""

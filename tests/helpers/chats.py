@@ -18,7 +18,7 @@ from trireme.trainer.data.tokenizer import TokenizerConfig, train_tokenizer
 
 
 def _corpus() -> dict[str, dict[str, Any]]:
-    """The forms of the corpus, those of named templates with their texts."""
+    """The entries of ``chat_templates.yaml`` by name; entries that name a packaged template get its text."""
     forms = yaml.safe_load((Path(__file__).parent / "chat_templates.yaml").read_text(encoding="utf-8"))
     for name, form in forms.items():
         if "template" not in form:
@@ -39,7 +39,7 @@ TOOLS = [
 ]
 CALL = {"type": "function", "id": "abc123456", "function": {"name": "weather", "arguments": {"city": "Zürich"}}}
 ANSWERS = ("  Hi 漢字 😀👩‍👩‍👧\n\n* one\t two  ", "Ça va: naïve ÅÄÖ; ok!", "", "\n\nsí\n", "日本語のテキスト。")
-"""What assistants say; users write in Cyrillic, systems in Greek, tools in Hebrew."""
+"""Texts of assistants; users write in Cyrillic, system messages are in Greek, descriptions of tools in Hebrew."""
 OTHERS = "абвгдежзийклмнопрстуфхцчшщьыъэюяαβγδεζηθικλμνξοπρστυφχψωאבגדהוזחטיכלמנסעפצקרשת"
 
 
@@ -60,7 +60,7 @@ def small_tokenizer() -> Any:
 
 
 def tokenizer_for(name: str, base: Any = None) -> Any:
-    """A tokenizer with a template of the corpus and its control tokens."""
+    """A tokenizer with a template of ``TEMPLATES`` and its control tokens."""
     form = TEMPLATES[name]
     tokenizer = copy.deepcopy(base if base is not None else small_tokenizer())
     add_control_tokens(tokenizer, form["control"])
@@ -73,7 +73,7 @@ def tokenizer_for(name: str, base: Any = None) -> Any:
 
 
 def encoder_for(name: str, base: Any = None, **options: Any) -> ChatEncoder:
-    """The encoder of a template of the corpus."""
+    """The encoder for a template of ``TEMPLATES``."""
     form = TEMPLATES[name]
     own = {
         "template_args": form.get("args", {}),

@@ -21,4 +21,4 @@ DECODERS: dict[str, dict[str, Any]] = {
 }
 """Dropout of embeddings is on where a family has it, which a test must switch off or expect."""
 EAGER_ONLY = ("gptj", "codegen")
-"""Decoders that transformers gives no other attention kernel."""
+"""Decoders for which transformers has no attention kernel but the eager one."""

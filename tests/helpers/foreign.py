@@ -31,7 +31,7 @@ Arrays = dict[str, np.ndarray]
 STEPS, SAVED_AT = 6, 3
 BATCH, MICRO, CLIP = 8, 2, 1.0
 TIED = ["model=gpt2_tiny"]
-"""A tied head and fused projections."""
+"""Overrides for a model with a tied head and fused projections."""
 
 
 def overrides(*more: str) -> list[str]:
@@ -39,7 +39,7 @@ def overrides(*more: str) -> list[str]:
 
 
 def prepared(run_dir: Path, *more: str) -> None:
-    """Prepare the data once, before ranks ask for it."""
+    """Prepare the data once, before ranks use it."""
     recipe = tiny_recipe(run_dir, *overrides(*more))
     open_corpus(recipe.data, recipe.seed, recipe.trainer, CausalLM(), recipe.collator)
 
@@ -67,7 +67,7 @@ def batches(corpus: Any, steps: int = STEPS, rank: int = 0, ranks: int = 1) -> I
 
 
 def rows(micro: MicroBatch) -> list[dict[str, Tensor]]:
-    """Samples as ``transformers.Trainer`` takes them, with labels beside their tokens."""
+    """Samples as ``transformers.Trainer`` takes them, with labels at the positions of their tokens."""
     columns = {**micro.inputs, "labels": beside_tokens(micro.targets["labels"])}
     return [{name: column[row] for name, column in columns.items()} for row in range(micro.rows)]
 
@@ -78,6 +78,7 @@ def mean_loss(model: nn.Module, micro: MicroBatch) -> Tensor:
 
 
 def over_ranks(value: float) -> float:
+    """The mean of ``value`` over all ranks."""
     total = torch.tensor(value, dtype=torch.float64)
     dist.all_reduce(total)
     return total.item() / dist.get_world_size()
@@ -94,7 +95,7 @@ def arrays(tensors: dict[str, Tensor]) -> Arrays:
 
 
 def loaded(run_dir: Path, folder: Path, *more: str) -> tuple[Arrays, dict[str, Any]]:
-    """(state, trainer state) right after loading ``folder``, whole tensors of this rank; for ``run_ranks``."""
+    """Full tensors of this rank and the trainer's state, right after loading ``folder``; for ``run_ranks``."""
     recipe = tiny_recipe(run_dir, *overrides(*more))
     mesh = build_mesh(recipe.plan)
     trainer = build(recipe, mesh, str(folder))

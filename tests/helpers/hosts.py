@@ -19,7 +19,7 @@ class Host:
     address: str
 
     def run(self, arguments: list[str]) -> list[str]:
-        """Start a command on this host."""
+        """The command line that starts a command on this host."""
         return ["ip", "netns", "exec", self.name, *arguments]
 
     @property

@@ -22,16 +22,16 @@ class Hub:
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)
     """Repository -> path -> content now."""
     datasets: dict[str, dict[str, bytes]] = field(default_factory=dict)
-    """The same of data sets, which are only read."""
+    """Repository of a data set -> path -> content; data sets are only read."""
     private: dict[str, str | None] = field(default_factory=dict)
-    """Repository -> visibility that was asked for."""
+    """Repository -> visibility that its creation requested."""
     commits: list[tuple[str, list[str]]] = field(default_factory=list)
     """(message, added or deleted paths) in order."""
     tokens: set[str | None] = field(default_factory=set)
     fetched: list[str] = field(default_factory=list)
     """Files that were fetched, in order."""
     closed: bool = False
-    """Takes no commit."""
+    """Whether the hub refuses all commits."""
 
 
 @contextmanager

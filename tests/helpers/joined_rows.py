@@ -11,7 +11,7 @@ from trireme.parallel.tensor_rows import Rows
 
 
 def joined_rows(mesh: Mesh, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that all ranks save together, whole and on every rank; all ranks call it.
+    """Full tensors, joined from the slices that all ranks save. All ranks must call this, and each gets all tensors.
 
     Raises:
         AssertionError: an element is saved by no rank, or by several.

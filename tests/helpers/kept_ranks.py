@@ -50,7 +50,7 @@ class KeptRanks:
         return results
 
     def end(self) -> None:
-        """End all groups; conftest.py does so behind each file of tests."""
+        """End all groups; conftest.py calls this after each test file."""
         for group in self.groups.values():
             group.end()
         self.groups.clear()
@@ -90,7 +90,7 @@ class _Group:
 
 
 def _serve(rank: int, world_size: int, port: int, pipe: Connection, parents: list[Connection]) -> None:
-    """Body of a rank. Its process group is never destroyed, since engines keep what they know of it."""
+    """Body of a rank. Its process group is never destroyed, since engines keep references to it."""
     for end in parents:
         end.close()
     gc.freeze()

@@ -30,10 +30,10 @@ class Tested:
 
 @dataclass(frozen=True)
 class LibraryTests:
-    """Libraries of one kind."""
+    """How the libraries of one kind are tested."""
 
     kind: str
-    """tracker, engine ..."""
+    """Name of the kind, such as tracker."""
     page: Path
     about: str
     """Beginning of the page."""
@@ -42,7 +42,7 @@ class LibraryTests:
     what: Mapping[str, str]
     """Library -> what is tested, in words."""
     needs: Mapping[str, Sequence[Sequence[str]]]
-    """Library -> arguments of ``pip install``, one call after the other. Others are tested in trireme's environment."""
+    """Library -> arguments of ``pip install``, one call after the other. Other libraries use trireme's environment."""
     files: Callable[[str], Sequence[Path]]
     """The files with a library's tests."""
     versions: Callable[[str], str]

@@ -28,7 +28,7 @@ class Numbers:
         return "numbers"
 
     def order(self, number: int) -> list[int]:
-        """The texts of a pass, whose order is the same for both loaders."""
+        """Indices of the texts in epoch ``number``, in an order that is the same for all loaders."""
         return np.random.default_rng([self.seed, number]).permutation(SIZE).tolist()
 
 
@@ -39,7 +39,7 @@ class ByPosition(Numbers):
 
 
 class InOrder(Numbers):
-    """A loader without a state: a resume reads the pass again."""
+    """A loader without a state: a resume reads the epoch again from its beginning."""
 
     number = 0
 
@@ -72,7 +72,7 @@ class WithState(InOrder):
 
 
 class Changing(ByPosition):
-    """A common mistake: draws from a generator."""
+    """A common mistake: samples are drawn from a generator, so the same position gives another sample next time."""
 
     draws = np.random.default_rng(0)
 

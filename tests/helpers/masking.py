@@ -18,7 +18,7 @@ class UnevenMasks(CausalLMCollator):
 
 
 class UnevenLatents(LatentCollator):
-    """The same for models that predict tokens at their last positions only."""
+    """``UnevenMasks`` for models that predict tokens at their last positions only."""
 
     def micro_batch(self, samples: Sequence[dict[str, Any]]):
         return super().micro_batch([mask(sample) for sample in samples] if "position" in samples[0] else samples)

@@ -14,10 +14,10 @@ from trireme.trainer.tasks.task import Task
 
 
 def of_tokens(input_ids: Tensor, labels: Tensor | None = None, **inputs: Tensor) -> MicroBatch:
-    """A micro-batch.
+    """A micro-batch of the given tokens.
 
     Args:
-        labels: beside their tokens; None takes the tokens.
+        labels: labels at the positions of their tokens; None takes the tokens themselves.
         inputs: further inputs of the model.
     """
     shifted = next_token_labels(input_ids if labels is None else labels)
@@ -42,6 +42,6 @@ def loss_of(task: Task) -> Callable[[Any, MicroBatch], Tensor]:
 
 
 def beside_tokens(labels: Tensor) -> Tensor:
-    """Labels [..., length] of a micro-batch, shifted back to stand beside their tokens, as other libraries want them;
-    the first token has none."""
+    """Labels [..., length] of a micro-batch, shifted back to the positions of their tokens, as other libraries expect;
+    the first token has no label."""
     return F.pad(labels[..., :-1], (1, 0), value=IGNORE)

@@ -24,7 +24,7 @@ from trireme.trainer.trackers.tracker import Tracker
 NOTHING: Callable[[Path], list[str]] = lambda folder: []  # noqa: E731
 
 DECODERS = {name for name, family in families().items() if family.cut is not None}
-"""Families of the task that the recipe has."""
+"""Model families for the task of the tiny recipe, which is next-token prediction."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Mutation:
     named: tuple[str, ...] = ()
     """A refusal shows one of these words; empty: a word that every refusal has."""
     nonsense: bool = False
-    """Nobody can mean it, so it must be refused; otherwise it may also be accepted."""
+    """Whether the mutation is certainly invalid, so that it must be refused; others may also be accepted."""
     environment: dict[str, str] = field(default_factory=dict)
     arrange: Callable[[Path], list[str]] = NOTHING
-    """Write files into a folder of the mutation's own; gives the overrides that name them."""
+    """Write files into the mutation's own folder; returns the overrides that name them."""
     recipe: Callable[[Path], Path] | None = None
     """Write the recipe; None takes the tiny one."""
 
@@ -79,7 +79,7 @@ WRONG: dict[str, tuple[str, set[str]]] = {
 BELOW_ZERO = {"optimizer.beta2_decay", "callbacks.early_stopping.min_delta"}
 """Numbers that may be negative."""
 NEVER_REQUIRED = {"callbacks", "model.config", "launch.sbatch", "launch.env"}
-"""Mappings of a person's own keys."""
+"""Mappings whose keys the user chooses."""
 CONTEXTS = {
     "data.source": (f"data.source.path={HERE}",),
     "plan.deepspeed": ("plan=zero2", "--nproc=2"),
@@ -92,7 +92,7 @@ CONTEXTS = {
     "callbacks.push": ("callbacks.push.hub_id=me/model",),
     "callbacks.early_stopping": ("trainer.eval_every=2",),
 }
-"""Part of a recipe -> what makes its keys count."""
+"""Section of a recipe -> overrides under which its keys have an effect."""
 
 
 def contexts(key: Key) -> tuple[str, ...]:
@@ -136,7 +136,7 @@ def _beside(key: Key, given: list[str]) -> list[str]:
 
 @cache
 def _options() -> dict[tuple[str, str], str]:
-    """Part and component -> the override that chooses it."""
+    """(section, component) -> the override that chooses the component."""
     found: dict[tuple[str, str], str] = {}
     for group in ("data", "optimizer", "collator", "callbacks", "tracker"):
         for file in sorted((FOLDER / group).glob("*.yaml")):

@@ -112,7 +112,7 @@ def noisy(kind: str, attention: str = "eager", **fields: Any) -> Noisy:
     """A model of ``MODELS``, always with the same weights.
 
     Args:
-        fields: of its configuration.
+        fields: fields of the model's configuration.
     """
     import transformers
 

@@ -34,7 +34,7 @@ WITNESSES: dict[str, tuple[str, Callable[..., bool]]] = {
     "plan.fsdp.reshard_after_forward=false": (f"{FSDP}.set_reshard_after_backward", lambda _, now: not now),
     "+ema.decay=0.9": ("trireme.trainer.ema.Ema.update", lambda _: True),
 }
-"""Option -> a function, and a test of its arguments that holds only if the option is heeded."""
+"""Option -> a library function, and a test of its arguments that is true only if the option takes effect."""
 
 
 def witnesses(patch: pytest.MonkeyPatch, *options: str) -> list[Synchronized]:

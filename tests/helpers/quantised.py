@@ -28,7 +28,7 @@ def from_folder(folder: Path, *, adapter: AdapterConfig = LORA, **quantization: 
 
 
 def whole_folder(folder: Path, family: str, **fields: Any) -> Path:
-    """A folder with the whole weights of a tiny model."""
+    """A folder with the unquantised weights of a tiny model."""
     filled(config_of(family, **fields)).save_pretrained(folder)
     return folder
 
@@ -43,7 +43,7 @@ def by_bitsandbytes(folder: Path, **options: Any) -> Any:
 
 
 def write_codes(source: Path, folder: Path, method: str, tensors: dict[str, dict[str, Tensor]], **said: Any) -> Path:
-    """A copy of a folder of weights in which layers have other tensors: path of a layer -> its tensors by ending."""
+    """Copy a weight folder, and replace the weights of some layers: path of a layer -> its tensors by name ending."""
     folder.mkdir()
     weights = load_file(source / "model.safetensors")
     for path, own in tensors.items():

@@ -29,10 +29,10 @@ IMPORTED = (
     "trireme.parallel.pipeline.pipeline_strategy",
     "trireme.trainer.build",
 )
-"""What ranks would import one by one, each for itself."""
+"""Modules that every rank needs. They are imported once, before ranks are forked."""
 FIRST_PORT, PORTS, WORKERS = 10_000, 500, 4
-"""First port, ports of a worker of xdist, number of workers. All are below the ports at which SLURM's jobs meet, and
-below those that the system gives to programs that ask for any port, as gloo does."""
+"""First port, ports per pytest-xdist worker, and number of workers. All ports are below those at which the ranks of
+SLURM jobs meet, and below those that the system gives to programs that ask for any port, as gloo does."""
 
 
 class Answer(NamedTuple):

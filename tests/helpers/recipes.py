@@ -27,7 +27,7 @@ KEPT = TemporaryDirectory(prefix="trireme_composed_")
 """Composed recipes of this process and of the ranks that it forks. It ends with the process, since another version may
 compose a recipe to something else."""
 ANY_RUN = "/any-run"
-"""Stands for the run folder in kept recipes."""
+"""Placeholder for the run folder in kept recipes."""
 
 
 def composed_of(file: Path, run_dir: Path, *overrides: str) -> Composed:

@@ -63,7 +63,7 @@ def write_run(
     recipe: dict[str, Any] | None = None,
     told: str | None = None,
 ) -> Path:
-    """A run folder; by default that of a whole run of 40 steps."""
+    """Write a run folder, by default of a complete run of 40 steps."""
     folder.mkdir(parents=True)
     found = lines(40) if metrics is None else metrics
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in found))

@@ -34,12 +34,12 @@ def searched(
 
 
 def search_arguments(folder: Path, *overrides: str) -> list[str]:
-    """Words of a command line."""
+    """Arguments of ``trireme`` for a search over the tiny recipe."""
     return ["search", str(TINY), ROOTS, "search=optuna", f"run.dir={folder}", *FEW_STEPS, *overrides]
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
-    """The table of a study."""
+    """The rows of a study's table of trials."""
     return [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()]
 
 

@@ -8,7 +8,7 @@ from trireme.trainer.tasks.causal_lm import CausalLM
 
 
 class MeanLoss(CausalLM):
-    """A common mistake: the mean over the micro-batch."""
+    """A common mistake: the loss is a mean over the micro-batch, not a sum."""
 
     def loss(self, outputs, targets):
         labels = targets["labels"].flatten()
@@ -16,14 +16,14 @@ class MeanLoss(CausalLM):
 
 
 class MeanOverSamples(CausalLM):
-    """Another mistake: summed over tokens, averaged over samples."""
+    """Another mistake: the loss is summed over tokens, and averaged over samples."""
 
     def loss(self, outputs, targets):
         return token_loss(outputs.logits, targets["labels"]) / len(targets["labels"])
 
 
 class SmoothedSum(CausalLM):
-    """A correct task: a sum, though not the one that evaluations use."""
+    """A correct task: the loss is a sum, with label smoothing, which evaluations do not use."""
 
     def loss(self, outputs, targets):
         labels = targets["labels"].flatten()
@@ -46,7 +46,7 @@ class TwoPasses(CausalLM):
 
 
 class OneCall(CausalLM):
-    """Calls the model once in a step of its own, as the engine does for other tasks."""
+    """Overrides ``step``, and calls the model once in it, as the engine does for other tasks."""
 
     def step(self, model, inputs, targets):
         return self.loss(model(**inputs), targets)
@@ -56,7 +56,7 @@ class OneCall(CausalLM):
 
 
 class MeanStep(CausalLM):
-    """A common mistake, in a step of its own."""
+    """A common mistake in a task that overrides ``step``: the loss is a mean, not a sum."""
 
     def step(self, model, inputs, targets):
         return MeanLoss().loss(model(**inputs), targets)

@@ -30,7 +30,7 @@ PNG = b"".join(
         _chunk(b"IEND", b""),
     ]
 )
-"""A picture of two pixels."""
+"""An image of two pixels."""
 
 
 def train_tracked(run_dir: Path, *overrides: str) -> TrainResult:
@@ -66,7 +66,7 @@ def same_losses(found: Iterable[tuple[str, int, float]], run_dir: Path) -> None:
 
 
 def lines_of(run_dir: Path) -> Iterator[tuple[str, int, float]]:
-    """What trackers must show of the losses in ``metrics.jsonl``: tag, step, value."""
+    """The losses in ``metrics.jsonl`` that trackers must show: tag, step, value."""
     for text in (run_dir / "metrics.jsonl").read_text().splitlines():
         line = json.loads(text)
         for name, tag in (("loss", "train/loss"), ("eval_loss", "eval/loss")):

@@ -100,7 +100,7 @@ def model_config(case: Case) -> ModelConfig:
 
 
 def samples(step: int) -> list[dict[str, Tensor]]:
-    """The global batch of a step; samples have labels, beside their tokens, on almost none to all of their tokens."""
+    """The global batch of a step; between almost none and all of a sample's tokens have labels."""
     generator = torch.Generator().manual_seed(1000 + step)
     batch = []
     for index in range(SAMPLES):
@@ -187,7 +187,7 @@ def plain_model(case: Case) -> torch.nn.Module:
 
 
 def plain(case: Case) -> tuple[list[tuple[float, ...]], torch.nn.Module]:
-    """Train the same steps by plain torch, the whole batch at once."""
+    """Train the same steps with plain PyTorch, each global batch at once."""
     model = plain_model(case)
     model.train()
     optimizer = optimizer_factory(case.optimizer)([(n, p) for n, p in model.named_parameters() if p.requires_grad])

@@ -26,9 +26,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 ROOT = Path(__file__).parents[2]
 SETTINGS = ((4, "uneven"), (1, "full"), (4, "full"), (1, "uneven"))
-"""Accumulation and labels; plans and families take turns in them."""
+"""Gradient accumulation and label masks; each pair of plan and family is trained with one of these settings."""
 Cell = tuple[str, str, int, str, list[str]]
-"""Plan, family, accumulation, labels, and overrides."""
+"""One training run: plan, family, accumulation, labels, and overrides."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,8 +82,8 @@ def _trained(root: Path, folder: Path, cells: list[Cell]) -> list[Any]:
 
 
 def _train_cells(out: Path) -> None:
-    """Train the cells that ``_trained`` has written. This runs with the code under test, also with old code, so it
-    needs only what the matrix has always had."""
+    """Train the cells that ``_trained`` has written. This runs with this code and with older code, so it uses only
+    functions that ``parity.matrix`` has always had."""
     import torch
     from helpers.metrics import training
     from parity.matrix import STEPS, Case, difference, reference

@@ -27,8 +27,8 @@ STEPS = 20
 GLOBAL_BATCH = 16
 FAMILIES = ("persimmon", "gpt_neox", "llama", "gpt2", "perceiver_ar")
 MASKS = ("full", "uneven", "noise")
-"""What differs between the runs of a family: labels of all tokens, labels of some, and noise: NEFTune with alpha 5, and
-dropout 0.1 wherever the family has one."""
+"""Settings of the runs of a family: labels on all tokens, labels on some tokens, and noise. Noise is NEFTune with alpha
+5, and dropout 0.1 wherever the family has dropout."""
 DROPOUTS = {
     "persimmon": ("hidden_dropout", "attention_dropout"),
     "gpt_neox": ("hidden_dropout", "attention_dropout"),
@@ -58,8 +58,8 @@ ADAPTED = {
         *("model.adapter.init=random", "model.adapter.modules_to_save=[wte]"),
     ),
 }
-"""Runs with adapters, by a name that takes the place of a family: LoRA with two learning rates beside grouped queries;
-DoRA beside fused projections, with a tied embedding that is trained whole."""
+"""Runs with adapters, by a name that takes the place of a family: LoRA with two learning rates, on a model with grouped
+queries; DoRA on a model with fused projections, whose tied embedding is fully trained."""
 QUANTISED = {
     "llama_nf4": ("model=llama_tiny", "quantization=nf4", "adapter=lora", "model.adapter.rank=4"),
     "gpt2_int8": (
@@ -67,14 +67,14 @@ QUANTISED = {
         *("model.adapter.init=random", "model.adapter.modules_to_save=[wte]"),
     ),
 }
-"""Runs with adapters beside a base in few bits, by a name that takes the place of a family (tests/dist)."""
+"""Runs with adapters on a quantised base, by a name that takes the place of a family (used in tests/dist)."""
 ROUNDED = {"llama_qat": ("model=llama_tiny", "qat=int4", "model.qat.group_size=16")}
-"""Runs that are trained for a rounding."""
+"""Runs with quantisation-aware training, by a name that takes the place of a family."""
 ADAPTER_PLANS = (
     *("ddp", "zero1", "zero2", "zero3", "fsdp_full_shard", "fsdp_hybrid_shard", "tp", "tp_sp", "pp_1f1b"),
     *("pp_zero_bubble", "dp_pp", "dp_tp", "3d"),
 )
-"""Plans of the rows with adapters."""
+"""Plans under which adapters are trained."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ LAYOUTS = {
     "3d": Layout(8, 2, 2),
     "3d_zero1": Layout(8, 2, 2),
 }
-"""Every plan of ``configs/plan`` (a test holds this table to the folder)."""
+"""Every plan of ``configs/plan`` but ``auto``; a test compares this table with the folder."""
 SPREAD = tuple(plan for plan in LAYOUTS if plan != "single")
 """Plans of several ranks."""
 

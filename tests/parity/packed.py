@@ -60,7 +60,7 @@ padding.
 
 
 def differences(plan: str, families: Sequence[str], folder: Path, *overrides: str, ranks: int = 0) -> dict[str, float]:
-    """Largest relative difference of each family under a plan from its documents alone.
+    """Largest relative difference of each family between packed documents under a plan and one document per row.
 
     Args:
         overrides: further options of the plan, which then has ``ranks`` ranks.

@@ -15,12 +15,12 @@ from helpers.recipes import FEW_FILES, TINY
 
 RECIPES = TINY.parent
 PLANS = ("single", "ddp", "zero1", "zero2", "zero3", "fsdp_full_shard", "fsdp_hybrid_shard")
-"""Plans without stages and pieces of tensors, which serve every shape."""
+"""Plans without pipeline and tensor parallelism, under which all of these models can be trained."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A recipe of ``tests/recipes``, and what belongs to it."""
+    """A recipe of ``tests/recipes`` with its overrides, and a collator that masks labels."""
 
     recipe: str
     uneven: str
@@ -29,7 +29,7 @@ class Shape:
     """Arguments of that collator: what it draws at random."""
     overrides: tuple[str, ...] = ()
     program: str = ""
-    """Program without which there are no data."""
+    """Program that makes the recipe's data; empty if none is needed."""
 
     @property
     def file(self) -> Path:

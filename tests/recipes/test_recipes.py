@@ -62,7 +62,7 @@ def test_it_passes_the_check(path: Path, weights: Path, tmp_path: Path, capsys: 
 
 
 def _stamps(folder: Path) -> Path:
-    """Two pictures with captions."""
+    """Two images with captions."""
     image = pytest.importorskip("PIL.Image")
     for name, color in (("owl", "brown"), ("sea", "blue")):
         image.new("RGB", (8, 8), color).save(folder / f"{name}.png")

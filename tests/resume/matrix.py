@@ -50,9 +50,9 @@ PLANS = (
 )
 """Plans of the full matrix. In the shorter ring, each plan resumes the checkpoint of the plan before it."""
 RELATED = ("zero2", "tp_sp", "fsdp_shard_grad_op", "pp_interleaved", "pp_zero_bubble", "dp_pp", "3d_zero1")
-"""Plans that place state in other ways than those above; a second ring."""
+"""Plans that place state in other ways than ``PLANS``; they form a second ring."""
 ADAPTED = ("ddp", "tp", "zero3", "pp_1f1b", "zero2", "3d", "fsdp_full_shard")
-"""Plans of the rows with adapters; a third ring, of each variant."""
+"""Plans under which runs with adapters are resumed."""
 MODELS = {
     "": ("model=gpt2_tiny",),
     "lora": ("model=llama_tiny", "adapter=lora", "model.adapter.rank=4"),
@@ -62,8 +62,8 @@ MODELS = {
     "noise": ("model=gpt2_tiny", *noise_of("gpt2")),
     "nf4": ("model=llama_tiny", "quantization=nf4", "adapter=lora", "model.adapter.rank=4"),
 }
-"""Overrides by variant: the model itself is trained, with noise or without, or adapters beside it, or beside its
-weights in 4 bits."""
+"""Overrides by variant: all weights are trained, with noise or without, or adapters on frozen weights, which may have
+4 bits."""
 BATCHES = (8, 32)
 """Other global batches to resume with."""
 TOLERANCE = 1e-4
@@ -99,11 +99,11 @@ class Found:
     state: bool = False
     """Progress, callbacks and loss scale are those of the checkpoint."""
     samples: bool = False
-    """The samples consumed afterwards are those of an uninterrupted run on one process, in its order."""
+    """The samples after the resume are those of an uninterrupted run on one process, in the same order."""
     difference: float = float("nan")
-    """Largest relative difference of losses and norms from that run; of another batch, nothing to compare."""
+    """Largest relative difference of losses and norms from that run; 0 if the batch size differs."""
     exact: bool | None = None
-    """A = B: lines and final tensors are bit for bit those of the uninterrupted run under A."""
+    """Metrics and final tensors equal those of the uninterrupted run bit for bit; None if the two plans differ."""
     error: str = ""
     """What went wrong before anything could be compared."""
 
@@ -175,7 +175,7 @@ def resumed(folder: Path, after: str, cases: Sequence[Case]) -> dict[str, Found]
 
 
 def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """Everything in a checkpoint by name, put together from the parts of all ranks."""
+    """All tensors of a checkpoint by name, joined from the parts of all ranks."""
     source = Checkpoint(checkpoint)
     wholes = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in source.shapes.items()}
     source.read(wholes)
@@ -202,7 +202,7 @@ def _judge(case: Case, run_dir: Path, before: Path, one: Path) -> Found:
 
 
 def _state_is_kept(saved: Path, again: Path, batch: int) -> bool:
-    """Whether all of the state is kept; it also notes another batch size, with the step at which that begins."""
+    """Whether the saved state is kept; a new batch size is recorded in it, with the step at which it begins."""
     then, now = (json.loads((checkpoint / STATE).read_text()) for checkpoint in (saved, again))
     if batch != GLOBAL_BATCH:
         then["trainer"]["batch"] = {"size": batch, "step": SAVED, "samples": SAVED * GLOBAL_BATCH}
@@ -255,7 +255,7 @@ def _on_ranks(plan: str, jobs: Sequence[Job]) -> None:
 
 
 def _go(jobs: Sequence[tuple[Path | None, Path, Composed]]) -> None:
-    """Run the jobs one after the other, on the ranks that exist."""
+    """Train or resume the jobs one after the other, on the ranks that exist."""
     mesh = None
     for checkpoint, run_dir, composed in jobs:
         recipe = typed(composed)

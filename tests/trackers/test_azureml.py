@@ -19,7 +19,7 @@ WORKSPACE = "/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearni
 
 
 def secure(folder: Path) -> ssl.SSLContext:
-    """TLS with a certificate for the loopback, which lies in ``folder``."""
+    """TLS with a certificate for the loopback address, which is written into ``folder``."""
     tool = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1"]
     tool += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"]
     subprocess.run(tool, cwd=folder, check=True, capture_output=True)

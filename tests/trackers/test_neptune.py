@@ -13,7 +13,7 @@ from trireme.trainer.trackers.neptune import Neptune
 
 
 def operations(folder: Path) -> list[dict[str, Any]]:
-    """What Neptune's own reader of its queue gives."""
+    """The operations in Neptune's offline queue, read by Neptune's own reader."""
     from neptune.core.components.queue.json_file_splitter import JsonFileSplitter
     from neptune.internal.operation import Operation
 

@@ -30,7 +30,7 @@ KINDS = list(fault_kinds.FAULTS)
 
 @pytest.fixture
 def checkpoints(tmp_path: Path) -> Path:
-    """Three checkpoints, as far as files go."""
+    """A folder with the files of three checkpoints."""
     for step in (4, 8, 12):
         folder = tmp_path / "checkpoints" / f"step_{step:08d}"
         (folder / "tensors").mkdir(parents=True)

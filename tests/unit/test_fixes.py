@@ -18,7 +18,7 @@ FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.
 
 
 def _without_fix(path: Path) -> Iterator[int]:
-    """Lines with a problem that has no fix. ``Problem(field, each)`` takes over a message that is whole already."""
+    """Lines that make a ``Problem`` without a fix. ``Problem(field, each)`` is not counted: ``each`` contains the fix."""
     for node in ast.walk(ast.parse(path.read_text())):
         if not isinstance(node, ast.Call) or getattr(node.func, "id", "") != "Problem":
             continue

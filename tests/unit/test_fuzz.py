@@ -22,9 +22,9 @@ from trireme.launch.cli import main
 
 SEED, TIMES = int(os.environ.get("FUZZ_SEED", "0")), int(os.environ.get("FUZZ_TIMES", "1"))
 SECONDS = 120
-"""Far more than any takes on a busy machine."""
+"""Time limit, far more than any command takes on a busy machine."""
 TRAINED = 2
-"""So many of those that a part of the mutations leaves sound are trained with, for one step."""
+"""Number of accepted mutations of each test that are also trained with, for one step."""
 KINDS: dict[str, tuple[Callable[[], Iterator[Mutation]], int, int]] = {
     "values": (value_mutations, 150, 6),
     "environment": (environment_mutations, 30, 1),
@@ -32,7 +32,7 @@ KINDS: dict[str, tuple[Callable[[], Iterator[Mutation]], int, int]] = {
     "weights": (weights_mutations, 35, 2),
     "recipes": (recipe_mutations, 35, 2),
 }
-"""Kind -> all mutations, how many are taken, in how many tests."""
+"""Kind -> all mutations, how many are drawn, over how many tests they are spread."""
 
 
 class Hang(BaseException):

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "launch": {"models", "parallel", "trainer", "configs"},
 }
 OWNERS = {"configs/schema.py": {"launch"}}
-"""The typed root puts together the dataclasses of all owners; that of launch lies in a file which needs none of it."""
+"""The root of the schema joins the dataclasses of all folders, so it also imports two dataclasses of ``launch``."""
 SHARED_NAMES = {"tensorboard.py"}
 """File names that occur in two folders on purpose."""
 FILES = [path for folder in MAY_IMPORT for path in sorted((ROOT / folder).rglob("*.py"))]

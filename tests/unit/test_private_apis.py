@@ -102,8 +102,8 @@ RELIED_ON: dict[str, tuple[str, str]] = {
         "torch.utils._python_dispatch",
         "the mode that sees every operator, DistributedDataParallel's too, to count the bytes that a rank sends",
     ),
-    "_opname": ("torch._ops:OpOverload._opname", "which collective such an operator is"),
-    "_type": ("torch:ScriptObject._type", "which argument of such an operator is its process group"),
+    "_opname": ("torch._ops:OpOverload._opname", "which collective an operator of torch is"),
+    "_type": ("torch:ScriptObject._type", "which argument of a collective's operator is its process group"),
     "_resolve_process_group": (
         "torch.distributed.distributed_c10d:_resolve_process_group",
         "the group of a functional collective, which is given by its name",
@@ -124,7 +124,7 @@ RELIED_ON: dict[str, tuple[str, str]] = {
     "_restart_workers": (f"{AGENT}_restart_workers", "a failure is told before the ranks start again"),
     "_remaining_restarts": (f"{AGENT}_remaining_restarts", "after a signal, ranks are not started again"),
     "_exit_barrier": (f"{AGENT}_exit_barrier", "the agents of all machines leave together"),
-    "_exit_barrier_timeout": (f"{AGENT}_exit_barrier_timeout", "how long they wait for each other"),
+    "_exit_barrier_timeout": (f"{AGENT}_exit_barrier_timeout", "how long the agents wait for each other"),
     "_pcontext": (
         "torch.distributed.elastic.agent.server.local_elastic_agent:LocalElasticAgent._pcontext",
         "peers of a failed rank get more than torch's time to end",
@@ -137,7 +137,7 @@ RELIED_ON: dict[str, tuple[str, str]] = {
         "wandb.sweep prints, and names no project of the sweep",
     ),
     "_register_agent": ("wandb.apis.public.sweeps:_register_agent", "wandb.agent runs one function in this process"),
-    "_agent_heartbeat": ("wandb.apis.public.sweeps:_agent_heartbeat", "the same, and ends it by an exception"),
+    "_agent_heartbeat": ("wandb.apis.public.sweeps:_agent_heartbeat", "wandb.agent ends the function by an exception"),
     # -- safetensors, transformers, Hydra, accelerate --
     "_model_mapping": (
         "transformers.models.auto.auto_factory:_BaseAutoModelClass._model_mapping",
@@ -174,9 +174,9 @@ RELIED_ON: dict[str, tuple[str, str]] = {
     # -- DeepSpeed --
     "_REMOVED_TOP_LEVEL_CONFIG_KEYS": (
         "deepspeed.runtime.config:_REMOVED_TOP_LEVEL_CONFIG_KEYS",
-        "what it says of them",
+        "what DeepSpeed says of top-level keys that it has dropped",
     ),
-    "_REMOVED_ZERO_CONFIG_KEYS": (f"{REMOVED}_REMOVED_ZERO_CONFIG_KEYS", "what it says of keys that it has dropped"),
+    "_REMOVED_ZERO_CONFIG_KEYS": (f"{REMOVED}_REMOVED_ZERO_CONFIG_KEYS", "what DeepSpeed says of ZeRO keys that it has dropped"),
     "_loaded_ops": (
         "deepspeed.ops.op_builder.builder:OpBuilder._loaded_ops",
         "where its classes find an operator that is loaded; its own way of loading asks the compiler first",
@@ -229,7 +229,7 @@ def is_private(name: object) -> bool:
 
 
 def private_names(tree: ast.Module, own: set[str]) -> Iterator[tuple[str, int]]:
-    """What a file takes from others: attributes of objects but ``self``, imports, names given to ``getattr``.
+    """Private names of libraries in a file: attributes of objects but ``self``, imports, names given to ``getattr``.
 
     Args:
         own: names of all classes of trireme.
@@ -252,7 +252,7 @@ def private_names(tree: ast.Module, own: set[str]) -> Iterator[tuple[str, int]]:
 
 
 def inherited_names(node: ast.ClassDef, own: set[str]) -> Iterator[tuple[str, int]]:
-    """``self._name`` in a class that has a base elsewhere and does not make ``_name`` itself."""
+    """``self._name`` in a class with a base class of a library that does not define ``_name`` itself."""
     if all(isinstance(base, ast.Name) and base.id in own for base in node.bases):
         return
     functions = [item for item in node.body if isinstance(item, ast.FunctionDef)]

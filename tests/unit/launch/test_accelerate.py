@@ -182,7 +182,7 @@ tpu_use_cluster: false
 tpu_use_sudo: false
 use_cpu: false
 """
-"""As the pages of transformers show them."""
+"""Configuration files in the form that the documentation of transformers shows."""
 DDP = "distributed_type: MULTI_GPU\ngpu_ids: all\nmain_process_port: 9898"
 OLD_FSDP = """distributed_type: FSDP
 fsdp_config:

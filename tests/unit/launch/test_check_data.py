@@ -21,7 +21,7 @@ Check = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def check(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Check:
-    """Check the tiny recipe on files of ``tmp_path``, which is the current folder."""
+    """Run ``trireme check`` with the tiny recipe on files of ``tmp_path``, which is the current folder."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "good.jsonl").write_text("".join(f'{{"text": "document {n} of this corpus"}}\n' for n in range(40)))
 

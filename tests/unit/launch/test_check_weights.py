@@ -16,7 +16,7 @@ SMALL = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_att
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    """A small Llama of 300 embeddings with a tokenizer of 290 tokens, and a corpus beside it."""
+    """A small Llama with 300 embeddings and a tokenizer of 290 tokens; a corpus is in the folder above."""
     folder = tmp_path / "base"
     config = hf_config(ModelConfig("llama", {**SMALL, "num_hidden_layers": 2, "max_position_embeddings": 64}))
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)

@@ -26,7 +26,7 @@ SIZES = {"vocab_size": 32, "bos_token_id": 0, "eos_token_id": 1}
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Models of 16 positions: learnt ones, and rotary ones."""
+    """Two models of 16 positions: one with learnt positions, one with rotary positions."""
     root = tmp_path_factory.mktemp("models")
     words = {f"w{number}": number for number in range(32)}
     plain = Tokenizer(models.WordLevel(words, unk_token="w2"))

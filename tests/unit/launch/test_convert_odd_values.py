@@ -56,12 +56,12 @@ def test_every_value_is_taken_over_or_listed(value: Any, tool: Any, tmp_path: Pa
 
 
 def _needless(name: str, value: Any) -> bool:
-    """Whether the value says what is so anyway."""
+    """Whether the value changes nothing, since it is the default."""
     return name in ("peft_use_dora", "fsdp", "report_to", "chat_template") or (name in RULES and value is True)
 
 
 def _sound(folder: Path, given: dict[str, Any], tool: Any) -> Any:
-    """The draft of all arguments; those that are wrong beside others are left out."""
+    """The draft of all arguments, without those that are refused together with others."""
     while True:
         try:
             return converted_soundly(written(folder, given), tool)
@@ -76,7 +76,7 @@ def _field(problem: Any) -> str:
 
 
 def _no_problem(folder: Path, draft: Any) -> None:
-    """The check finds no problem of a key that was written."""
+    """Assert that the check finds no problem in a key that was written."""
     file = folder / "recipe.yaml"
     file.write_text(draft.text("arguments", ""))
     composed = compose(str(file))

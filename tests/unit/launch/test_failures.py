@@ -19,7 +19,7 @@ from trireme.launch.train import main
 
 @pytest.fixture
 def failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Make the failure of a rank, through the error file it would have left."""
+    """Make the failure of a rank, with the error file that the rank would have left."""
 
     def make(rank: int, exitcode: int, error: Exception | None = None, later: int = 0) -> ProcessFailure:
         path = tmp_path / f"{rank}.json"

@@ -117,7 +117,7 @@ def test_options_of_the_recipe_are_kept_and_exclude_plans() -> None:
 
 
 def test_a_batch_that_data_ranks_cannot_share_is_split_otherwise() -> None:
-    """One sample per step: both ranks must work on the same one."""
+    """With one sample per step, both ranks must work on the same sample."""
     sizes = ["trainer.global_batch_size=1", "trainer.micro_batch_size=1"]
     resolved = plan_auto(*sizes, nproc=2)
     assert resolved.raw["plan"]["name"] in ("tp", "tp_sp")

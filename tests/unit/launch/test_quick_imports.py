@@ -20,7 +20,7 @@ def _restored() -> Iterator[None]:
 
 
 class Part:
-    """An object that refers to itself, as models do."""
+    """An object that refers to itself, as models do, so that only garbage collection can free it."""
 
     def __init__(self) -> None:
         self.whole = self

@@ -70,7 +70,7 @@ def test_a_target_named_beside_a_choice_begins_anew_too() -> None:
 
 
 def test_a_later_file_can_make_a_value_required(tmp_path: Path) -> None:
-    """A later file with ``???`` asks for a choice; OmegaConf by itself would keep the value of the earlier file."""
+    """``???`` in a later file makes the value required; OmegaConf alone would keep the value of the earlier file."""
     written(tmp_path, BEGIN + "optimizer: {lr: 1e-3}\n")
     recipe = written(
         tmp_path, "defaults: [mine, _self_]\ndata:\n  tokenizer:\n    path: ???\noptimizer:\n  lr: ???\n", "more"

@@ -133,7 +133,7 @@ def test_values_of_an_engine_are_fitted_to_the_space() -> None:
 
 
 class Listed(engines.Engine):
-    """Tries two rates."""
+    """Suggests three learning rates, one after the other."""
 
     def suggest(self) -> dict[str, Any] | None:
         number = len(self.store.trials)
@@ -141,7 +141,7 @@ class Listed(engines.Engine):
 
 
 def opened(engine: engines.Engine, folder: Path, **options: Any) -> StudyStore:
-    """A study of one rate, with an engine that has begun."""
+    """A study over the learning rate, with an engine that has been opened for it."""
     space, _ = read_space(RATE)
     objective, search = Objective({"eval_loss": "min"}), SearchConfig(space=RATE, **options)
     folder.mkdir(exist_ok=True)

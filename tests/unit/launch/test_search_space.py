@@ -120,7 +120,7 @@ def test_what_is_wrong_is_named(given: dict[str, Any], words: str) -> None:
 
 
 def test_sound_keys_are_judged_beside_wrong_ones() -> None:
-    """Nothing is said of values and conditions of a key whose own range is refused."""
+    """Values and conditions of a key are not judged if its own range is refused."""
     when = {"wrong": 1}
     given = {"wrong": {"low": 2, "high": 1}, "a": [1, 2], "b": {"choices": [1], "when": when}, "c": {"low": 1}}
     space, flaws = read_space({**given, "d": {"choices": [1], "when": {"nothing": 1}}})
@@ -180,7 +180,7 @@ def test_combinations_are_counted(given: dict[str, Any], wanted: int | None) -> 
 
 
 class _Drawing:
-    """A trial that takes the first of all values."""
+    """Stands for a trial of optuna; takes the lowest value or the first choice."""
 
     number = 0
 

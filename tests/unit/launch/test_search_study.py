@@ -264,7 +264,7 @@ def test_storages_that_cannot_be_reached(url: str, words: tuple[str, ...], tmp_p
 
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real PostgreSQL server; its URL."""
+    """The URL of a real PostgreSQL server."""
     server, folder = shutil.which("postgres"), tmp_path_factory.mktemp("postgres")
     initdb = shutil.which("initdb")
     if server is None or initdb is None:

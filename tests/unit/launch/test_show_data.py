@@ -67,7 +67,7 @@ EVIL = "<b>Piraeus</b> \x1b[31m\x07 \u202eturned\x9b2J"
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with recipes and their data, which is the current one."""
+    """A folder with recipes and their data, which is the current folder."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "masked.yaml").write_text(MASKED)
     (tmp_path / "labelled.yaml").write_text(LABELLED)
@@ -168,7 +168,7 @@ def test_data_steer_neither_the_terminal_nor_the_page(folder: Path, capsys: pyte
 
 
 class Page(HTMLParser):
-    """Addresses that a page names, and its tags."""
+    """The addresses and tags of an HTML page, and its unclosed tags."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -212,7 +212,7 @@ def test_the_page_holds_pictures_and_sounds(
 
 
 def test_a_picture_is_shown_as_it_was(folder: Path) -> None:
-    """Not mirrored, not cropped: the pixels that scikit-learn ships."""
+    """The image is neither mirrored nor cropped: it has the pixels that scikit-learn ships."""
     from sklearn.datasets import load_digits
 
     plain = ["collator.crop_padding=0", "collator.flip=0", "data.shuffle=false", "data.held_out=0", "seed=1"]

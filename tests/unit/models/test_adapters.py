@@ -72,7 +72,7 @@ def test_training_begins_with_the_base(family: str, dora: bool) -> None:
 
 
 def test_first_values_follow_from_seed_and_name() -> None:
-    """They do not depend on other layers, so a rank that holds a part of the model draws the same values."""
+    """Initial values do not depend on other layers, so a rank that holds a part of the model draws the same values."""
     all_, few = (filled(config_of("llama", AdapterConfig(rank=4, **more))) for more in ({}, {"targets": ["v_proj"]}))
     name = "model.layers.1.self_attn.v_proj.lora_A"
     assert torch.equal(all_.get_parameter(name), few.get_parameter(name))

@@ -62,7 +62,7 @@ def _preset(family: str) -> dict[str, Any]:
 
 
 def _config(family: str, changes: dict[str, Any]) -> ModelConfig | None:
-    """The tiny preset with changes under the family's own names; None if it has no such field."""
+    """The family's tiny preset with changes, under the family's names of fields; None if it lacks such a field."""
     names = config_class(ModelConfig(family)).attribute_map
     preset = {names.get(key, key): value for key, value in _preset(family).items()}
     config = ModelConfig(family, preset | {names.get(key, key): value for key, value in changes.items()})

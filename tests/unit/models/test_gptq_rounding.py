@@ -19,7 +19,7 @@ from trireme.models.quantization.quantised_layer import layer_sizes, oriented
 
 
 def _problem(outputs: int, inputs: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """A weight, and the moments of inputs that depend on each other, as those of real layers do."""
+    """A weight, and the second moments of correlated inputs, like those of real layers."""
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(outputs, inputs, generator=generator)
     mixing = torch.randn(inputs, inputs, generator=generator) / inputs**0.5 + 0.3 * torch.eye(inputs)

@@ -189,7 +189,7 @@ def test_auto_takes_pieces_for_large_vocabularies() -> None:
 
 
 class OwnLoss(CausalLM):
-    """Reads logits, as a class of the user's own may."""
+    """Overrides ``loss`` and reads logits there, as a custom task may."""
 
     def loss(self, outputs: Any, targets: dict[str, Any]) -> Tensor:
         return outputs.logits.float().logsumexp(-1).sum()

@@ -15,7 +15,7 @@ from trireme.models.linear_loss import select, spread, token_log_probabilities, 
 from trireme.models.loss_terms import LogitMap, Terms
 
 TOKENS, WIDTH, WORDS = 37, 16, 203
-"""Words do not divide by two ranks, and tokens not into equal pieces."""
+"""Two ranks cannot share the words equally, and tokens cannot be split into equal chunks."""
 CAPPED = LogitMap(0.5, 3.0)
 
 

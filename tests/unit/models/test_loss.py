@@ -12,7 +12,7 @@ from torch.distributed.tensor.parallel import loss_parallel
 from trireme.models.loss import IGNORE, most_likely, token_loss
 
 WORDS = 11
-"""Does not divide by two ranks."""
+"""Size of the vocabulary, which two ranks cannot share equally."""
 
 
 def example() -> tuple[torch.Tensor, torch.Tensor]:

@@ -44,7 +44,7 @@ def test_tiles_are_one_piece(dora: bool, transposed: bool, monkeypatch: pytest.M
 
 
 def test_comparing_bits_notices_a_tiny_change() -> None:
-    """Such as the rounding of a product of fewer rows, for which tiles have a fixed size."""
+    """A product of fewer rows may be rounded differently, which is why tiles have a fixed size."""
     base, delta = _delta(123, 97, 8, False, False)
     moved = merged_tensor(base, Delta(delta.down, delta.up * (1 + 2**-20), delta.scale))
     assert not torch.equal(moved, merged_tensor(base, delta))

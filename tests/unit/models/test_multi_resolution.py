@@ -85,7 +85,7 @@ def test_the_diagonal_is_read_token_by_token() -> None:
 
 
 def test_memory_grows_with_the_budget_and_not_with_the_square() -> None:
-    """The largest tensor of a forward pass, which would hold a score for every pair of tokens."""
+    """The test measures the largest tensor of a forward pass. Dense attention has one score for each pair of tokens."""
     largest = {}
     for length in (1024, 4096):
         sizes = []
@@ -140,7 +140,7 @@ def _sparse_dense_mm(sparse: Tensor, indices: Tensor, dense_key: Tensor, rows: i
 
 
 KERNEL = SimpleNamespace(index_max=_index_max, mm_to_sparse=_mm_to_sparse, sparse_dense_mm=_sparse_dense_mm)
-"""What the kernel for CUDA computes, written out."""
+"""The functions of the CUDA kernel, written in PyTorch."""
 
 
 def _stock(mode: str, **fields: int) -> torch.nn.Module:

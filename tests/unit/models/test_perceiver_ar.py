@@ -224,11 +224,11 @@ PUBLISHED = {
         for ours, theirs in LAYER.items()
     },
 }
-"""Our name -> that of the library, for three layers; a model has some of them."""
+"""trireme's name of a tensor -> the library's name, for three layers; a model has some of these tensors."""
 
 
 def fields_of(config: PerceiverARConfig) -> dict[str, Any]:
-    """The library's fields."""
+    """The configuration under the library's names of fields."""
     return {
         "vocab_size": config.vocab_size,
         "max_seq_len": config.max_position_embeddings,

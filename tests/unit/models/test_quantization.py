@@ -40,7 +40,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize("name", LIKE_BITSANDBYTES)
 def test_numbers_are_those_of_bitsandbytes(name: str, family: str, bases: dict[str, Path], tmp_path: Path) -> None:
-    """The numbers are made of whole weights, or read from a folder that transformers has quantised and saved."""
+    """The codes are computed from unquantised weights, or read from a folder that transformers quantised and saved."""
     ours, theirs = LIKE_BITSANDBYTES[name]
     reference = by_bitsandbytes(bases[family], **theirs)
     wanted = logits(reference)

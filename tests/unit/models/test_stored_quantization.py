@@ -43,7 +43,7 @@ def _stream_field(words: list[int], number: int, width: int) -> int:
 
 
 def gptq_layer(outputs: int, inputs: int, width: int, shift: int, order: bool, seed: int) -> tuple[dict, Tensor]:
-    """Random tensors of a GPTQ layer, and the weight that they stand for."""
+    """Random tensors of a GPTQ layer, and the weight that they represent."""
     generator = torch.Generator().manual_seed(seed)
     groups = -(-inputs // GROUP)
     tensors = {
@@ -66,7 +66,7 @@ def gptq_layer(outputs: int, inputs: int, width: int, shift: int, order: bool, s
 
 
 def awq_layer(outputs: int, inputs: int, seed: int) -> tuple[dict, Tensor]:
-    """Random tensors of an AWQ layer, and the weight that they stand for."""
+    """Random tensors of an AWQ layer, and the weight that they represent."""
     generator = torch.Generator().manual_seed(seed)
     groups = inputs // GROUP
     tensors = {

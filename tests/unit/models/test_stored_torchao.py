@@ -21,7 +21,7 @@ CONFIG = {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8We
 
 
 def int8_layer(outputs: int, inputs: int, seed: int) -> tuple[dict[str, Tensor], dict[str, Any], Tensor]:
-    """Parts, what the header says of them, and the weight that they stand for."""
+    """Random stored tensors of a layer, their description in the file's header, and the weight that they represent."""
     generator = torch.Generator().manual_seed(seed)
     numbers = torch.randint(-128, 128, (outputs, inputs), generator=generator).to(torch.int8)
     scales = (0.001 + 0.001 * torch.rand(outputs, 1, generator=generator)).bfloat16()
@@ -57,7 +57,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_folder(source: Path, folder: Path, layers: dict[str, tuple[dict[str, Tensor], dict[str, Any]]]) -> Path:
-    """A copy of a folder in which some weights lie as torchao saves them."""
+    """Copy a weight folder, with some weights in the form in which torchao saves them."""
     folder.mkdir()
     tensors = load_file(source / "model.safetensors")
     about = {name: {"_type": "Tensor"} for name in tensors}

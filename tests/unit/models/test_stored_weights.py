@@ -52,7 +52,7 @@ def _configure(folder: Path, **values: object) -> None:
 
 
 def _told(folder: Path, caplog: pytest.LogCaptureFixture, **options: object) -> str:
-    """What is logged about weights that are accepted."""
+    """The log messages about weights, which must be accepted."""
     config = ModelConfig(weights=str(folder), **options)
     assert check_model(config, 16) == []
     caplog.clear()

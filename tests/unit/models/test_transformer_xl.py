@@ -63,7 +63,7 @@ def texts(*lengths: int) -> list[list[int]]:
 
 
 def weights_of(model: TransfoXLLMHeadModel, leaves: dict[int, Tensor] | None = None) -> dict[str, Tensor]:
-    """Parameters by every name, tied ones as one tensor."""
+    """Parameters under all of their names; tied parameters are one tensor."""
     leaves = {} if leaves is None else leaves
     named = model.named_parameters(remove_duplicate=False)
     return {name: leaves.setdefault(id(one), one.detach().clone().requires_grad_()) for name, one in named}
@@ -245,7 +245,7 @@ PUBLISHED = {
 }
 """Names of the tensors of a published model with two layers and three clusters, in transformers 4."""
 FOLDER = {"adaptive": True, "attn_type": 0, "sample_softmax": -1, "tie_weight": True, "tie_projs": [False, True, True]}
-"""Further fields of its config.json."""
+"""Further fields of a published model's config.json."""
 
 
 def test_published_weights_are_taken_over(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def micro(*places: Place, token: int = 1) -> MicroBatch:
 
 
 def step(number: int, begins: bool = False) -> list[Place]:
-    """Two lanes at a step."""
+    """The places of two lanes at a step."""
     return [Place(lane, 2 * number + lane, -1 if begins else 2 * number + lane - 2) for lane in range(2)]
 
 

@@ -106,7 +106,7 @@ def test_activations_of_the_paper(options: dict[str, Any], tensor: int, factor: 
 
 
 def test_eager_attention_keeps_scores() -> None:
-    """5 a s / h beside 34."""
+    """Scores add 5 a s / h to the factor 34 (arXiv:2205.05198)."""
     eager = Step(STEP.micro_batch, STEP.length, STEP.micro_batches, eager=True)
     kept = [activation_bytes(Plan(precision="bf16"), Degrees(), SIZES, step)[0] for step in (STEP, eager)]
     each = STEP.length * STEP.micro_batch * SIZES.hidden
@@ -183,7 +183,7 @@ def test_inputs_of_adapters_are_kept_again_by_their_dropout() -> None:
 
 
 def kept_by_one_block(model: PreTrainedModel, config: ModelConfig) -> int:
-    """Bytes that autograd saves in the second block, beside those that were saved before it."""
+    """Bytes that autograd saves in the second block, without tensors that were saved before."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     saved: dict[int, torch.UntypedStorage] = {}
     marks: list[int] = []

@@ -128,7 +128,7 @@ def test_degrees() -> None:
 
 
 def test_every_degree_can_be_laid_out() -> None:
-    """Whatever is proposed multiplies to the number of ranks."""
+    """The proposed degrees divide the number of ranks."""
     for ranks in (2, 6, 8, 24, 64):
         for name in ("dp_tp", "dp_pp", "3d", "3d_zero1", "fsdp_hybrid_shard"):
             for changes in degree_choices(name, machine(80, ranks)):
