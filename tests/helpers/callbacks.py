@@ -198,7 +198,7 @@ class Guest(Callback):
 
 
 class LooksBack(Callback):
-    """Writes history, FLOPs and best checkpoint to a file when the run ends; adds the callback ``Guest`` for one step."""
+    """Writes history, FLOPs and best checkpoint to a file when the run ends; adds ``Guest`` for one step."""
 
     def __init__(self, path: str) -> None:
         self.path, self.guest = path, Guest()

@@ -11,7 +11,7 @@ WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 
 def captioned_digits(folder: Path, count: int = 160) -> Path:
-    """Write pairs such as ``007.png`` and ``007.txt``, which says "a handwritten seven, number 7", unless they exist."""
+    """Write pairs such as ``007.png`` and ``007.txt`` ("a handwritten seven, number 7"), unless the folder exists."""
     from PIL.Image import fromarray
     from sklearn.datasets import load_digits
 

@@ -55,20 +55,20 @@ MODELS = {
         "ImageClassification",
         {**BERT, "num_hidden_layers": 2, "image_size": 16, "patch_size": 4, "hidden_dropout_prob": 0.1}
         | {"attention_probs_dropout_prob": 0.1},
-        "pictures",
+        "images",
     ),
     "swin": Kind(
         "ImageClassification",
         {"image_size": 16, "patch_size": 2, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4}
         | {"drop_path_rate": 0.5, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1},
-        "pictures",
+        "images",
     ),
     "wav2vec2": Kind(
         "AudioClassification",
         {**BERT, "num_hidden_layers": 2, "conv_dim": [16, 16], "conv_stride": [5, 4], "conv_kernel": [10, 8]}
         | {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4, "feat_extract_norm": "layer"}
         | {"do_stable_layer_norm": True, "layerdrop": 0.4, "apply_spec_augment": False},
-        "sounds",
+        "audio",
     ),
 }
 
@@ -127,9 +127,9 @@ def noisy(kind: str, attention: str = "eager", **fields: Any) -> Noisy:
 
 
 def _inputs(kind: str) -> dict[str, Tensor]:
-    if kind == "pictures":
+    if kind == "images":
         return {"pixel_values": torch.randn(4, 3, 16, 16)}
-    if kind == "sounds":
+    if kind == "audio":
         return {"input_values": torch.randn(4, 800)}
     tokens = torch.randint(3, 100, (4, 12))
     return {"input_ids": tokens} | ({"decoder_input_ids": tokens[:, :7]} if kind == "both" else {})

@@ -32,14 +32,16 @@ def _name(path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=_name)
-def test_it_begins_with_what_it_does_and_its_command(path: Path) -> None:
+def test_a_recipe_begins_with_its_purpose_and_its_command(path: Path) -> None:
     what, command = path.read_text().splitlines()[:2]
     assert what.startswith("# ") and what.endswith(".")
     assert command.startswith(f"# trireme train {_name(path)}")
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=_name)
-def test_it_passes_the_check(path: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_recipe_passes_the_check(
+    path: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     if "audio" in path.parts and shutil.which("espeak-ng") is None:
         pytest.skip("espeak-ng is not installed")
     texts = [json.dumps({"text": f"{number} oars pull in one stroke"}) for number in range(200)]

@@ -39,7 +39,7 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_it_learns(run: Path) -> None:
+def test_the_evaluation_loss_falls(run: Path) -> None:
     first, *_, last = (line for line in lines(run) if "eval_loss" in line)
     assert last["eval_loss"] < 0.75 * first["eval_loss"]
 
@@ -58,7 +58,7 @@ def test_a_merge_under_a_cap_is_the_merge(run: Path, merged: Path, tmp_path: Pat
     assert small.keys() == large.keys() and all(small[name].equal(large[name]) for name in small)
 
 
-def test_it_answers_in_its_own_template(run: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_run_answers_in_its_own_template(run: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     template = AutoTokenizer.from_pretrained(base).chat_template
     assert "SmolLM" in template
     assert AutoTokenizer.from_pretrained(run / "checkpoints" / "step_00000020" / "model").chat_template == template

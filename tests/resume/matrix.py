@@ -251,10 +251,10 @@ Job = tuple[Path | None, Path, list[str]]
 def _on_ranks(plan: str, jobs: Sequence[Job]) -> None:
     ranks = LAYOUTS[plan].ranks if plan in LAYOUTS else 1
     composed = [(saved, run_dir, composed_of(TINY, run_dir, *with_few_files(given))) for saved, run_dir, given in jobs]
-    kept_ranks(_go, ranks, composed, timeout=300 + 60 * len(jobs))
+    kept_ranks(_run_jobs, ranks, composed, timeout=300 + 60 * len(jobs))
 
 
-def _go(jobs: Sequence[tuple[Path | None, Path, Composed]]) -> None:
+def _run_jobs(jobs: Sequence[tuple[Path | None, Path, Composed]]) -> None:
     """Train or resume the jobs one after the other, on the ranks that exist."""
     mesh = None
     for checkpoint, run_dir, composed in jobs:

@@ -33,7 +33,7 @@ def test_a_run_goes_on_where_it_was_saved(plan: str, folder: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("plan", RELATED)
-def test_so_it_does_under_related_plans(plan: str, folder: Path) -> None:
+def test_related_plans_resume_where_they_were_saved(plan: str, folder: Path) -> None:
     _all_sound(resumed(folder, plan, ring(RELATED)[plan]), 3)
 
 

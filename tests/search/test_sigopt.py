@@ -17,7 +17,7 @@ def starter() -> Iterator[TrialStarter]:
     started.close()
 
 
-def test_a_search_that_is_gone_on_with_is_one_that_was_not(starter: TrialStarter, tmp_path: Path) -> None:
+def test_a_continued_search_equals_an_uninterrupted_one(starter: TrialStarter, tmp_path: Path) -> None:
     """Twelve trials: random draws at first, then Gaussian processes."""
     searched(starter, tmp_path / "whole", "search=sigopt", MIXED, "search.trials=12", "trainer.max_steps=2")
     for trials in (5, 12):
@@ -27,7 +27,7 @@ def test_a_search_that_is_gone_on_with_is_one_that_was_not(starter: TrialStarter
     assert rows_of(tmp_path / "whole")[0]["own"]
 
 
-def test_refused_values_are_told_as_failures(starter: TrialStarter, tmp_path: Path) -> None:
+def test_refused_values_are_reported_as_failures(starter: TrialStarter, tmp_path: Path) -> None:
     space = "search.space={trainer.micro_batch_size:[2,3],optimizer.lr:{low:1e-4,high:1e-1,log:true}}"
     searched(
         starter,

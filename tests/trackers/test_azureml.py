@@ -55,7 +55,7 @@ def test_a_run_within_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert {"key": "trainer.global_batch_size", "value": "8"} in run["data"]["params"]
 
 
-def test_no_login(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_login_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(ValueError, match="uri=None is no address of a workspace"):
         AzureML()

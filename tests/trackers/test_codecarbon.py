@@ -22,6 +22,6 @@ def test_energy_of_a_resumed_run(tmp_path: Path) -> None:
     assert any(line.get("energy_kwh", 0) > 0 and line["co2_kg"] > 0 for line in lines)
 
 
-def test_a_country_that_is_none() -> None:
+def test_an_unknown_country_is_refused() -> None:
     with pytest.raises(ValueError, match="country='Germany' is no ISO code of three letters"):
         CodeCarbon(country="Germany")

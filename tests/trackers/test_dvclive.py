@@ -45,7 +45,7 @@ def test_a_resumed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("options", [{"artifacts": ["checkpoints"]}, {"experiment": True}])
-def test_what_needs_a_repository_is_refused_without(
+def test_options_that_need_a_repository_are_refused_outside_of_one(
     options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

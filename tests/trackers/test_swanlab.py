@@ -46,7 +46,7 @@ def test_an_offline_run(tmp_path: Path) -> None:
     assert list(tmp_path.glob("swanlog/run-*/*.swanlab"))
 
 
-def test_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SWANLAB_API_KEY", raising=False)
     with pytest.raises(
         UserError, match=r"SwanLab: No API key provided.*\n  fix: swanlab login, or set SWANLAB_API_KEY"

@@ -47,7 +47,7 @@ def test_every_kind_is_drawn_and_a_seed_repeats_its_trial() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_harm_is_done(checkpoints: Path, seed: int) -> None:
+def test_every_fault_damages_a_checkpoint(checkpoints: Path, seed: int) -> None:
     newest, chance = fault_kinds.undamaged(checkpoints)[0], random.Random(seed)
     assert newest.name == "step_00000012"
 

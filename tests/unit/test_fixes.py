@@ -18,7 +18,7 @@ FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.
 
 
 def _without_fix(path: Path) -> Iterator[int]:
-    """Lines that make a ``Problem`` without a fix. ``Problem(field, each)`` is not counted: ``each`` contains the fix."""
+    """Lines that make a ``Problem`` without a fix, except ``Problem(field, each)``, where ``each`` has the fix."""
     for node in ast.walk(ast.parse(path.read_text())):
         if not isinstance(node, ast.Call) or getattr(node.func, "id", "") != "Problem":
             continue
@@ -53,5 +53,5 @@ def test_a_number_out_of_range_has_a_fix(part: str, values: dict[str, Any]) -> N
     assert len(problems) >= len(wrong) and all(problem.fix for problem in problems), problems
 
 
-def test_a_name_like_none_of_many_is_answered_by_the_first_of_them() -> None:
+def test_a_name_unlike_all_options_is_answered_with_the_first_ones() -> None:
     assert did_you_mean("nope", [f"model_{number}" for number in range(50)]).endswith("model_3, model_4, ...")

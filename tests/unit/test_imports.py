@@ -107,7 +107,7 @@ def test_imports_run_one_way(path: Path) -> None:
     assert _imported_folders(path) <= MAY_IMPORT[folder] | {folder} | OWNERS.get(name, set())
 
 
-def test_of_launch_configs_import_the_dataclass_only() -> None:
+def test_configs_import_only_dataclasses_of_launch() -> None:
     nodes = [node for node in ast.walk(ast.parse((ROOT / "configs/schema.py").read_text()))]
     modules = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
     dataclasses = ["launch.launch_config", "launch.search.search_config"]

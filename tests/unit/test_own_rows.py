@@ -197,7 +197,9 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("data.source._target_=mine.broken.WithoutFolder", "that cannot be called as rows(cache_dir)"),
     ],
 )
-def test_what_a_check_finds(recipe: Path, override: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_check_finds_wrong_tasks_and_sources(
+    recipe: Path, override: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["check", str(recipe), override]) == 2
     message = capsys.readouterr().err
     assert words in message and "  fix: " in message, message

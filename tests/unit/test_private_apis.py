@@ -176,7 +176,10 @@ RELIED_ON: dict[str, tuple[str, str]] = {
         "deepspeed.runtime.config:_REMOVED_TOP_LEVEL_CONFIG_KEYS",
         "what DeepSpeed says of top-level keys that it has dropped",
     ),
-    "_REMOVED_ZERO_CONFIG_KEYS": (f"{REMOVED}_REMOVED_ZERO_CONFIG_KEYS", "what DeepSpeed says of ZeRO keys that it has dropped"),
+    "_REMOVED_ZERO_CONFIG_KEYS": (
+        f"{REMOVED}_REMOVED_ZERO_CONFIG_KEYS",
+        "what DeepSpeed says of ZeRO keys that it has dropped",
+    ),
     "_loaded_ops": (
         "deepspeed.ops.op_builder.builder:OpBuilder._loaded_ops",
         "where its classes find an operator that is loaded; its own way of loading asks the compiler first",

@@ -133,7 +133,7 @@ def test_the_file_is_one_list_without_double_names() -> None:
         ("trainer.eval_every=steps", "a number of steps"),
     ],
 )
-def test_a_refusal_answers_with_the_name_here(
+def test_a_name_of_another_tool_is_answered_with_triremes_name(
     check: Callable[..., subprocess.CompletedProcess[str]], override: str, fix: str
 ) -> None:
     refused(check(override), f"fix: {fix}" if not fix.startswith(("scheduler=l", "its keys")) else fix)
@@ -174,7 +174,7 @@ def test_every_typo_of_a_key_finds_it() -> None:
                 assert nearest_key(typed, siblings, parent, known) == path, typed
 
 
-def test_options_of_the_command_line_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_under_names_of_other_tools_are_answered(capsys: pytest.CaptureFixture[str]) -> None:
     given = ("--learning_rate", "2e-5", "--num_processes=2", "--bf16", "--nprocs", "2")
     said = trireme_here(capsys, "train", str(TINY), *given).stderr
     for option, fix in {

@@ -270,7 +270,7 @@ def test_a_single_value_serves_where_a_list_of_one_does() -> None:
 def listing(paths: list[str], sizes: tuple[int, int] = (1, 2), text: str = "") -> None: ...
 
 
-def test_and_so_it_does_for_arguments_of_components(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_value_serves_as_a_list_of_one_for_components(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     sys.modules["test_things"].listing = listing  # type: ignore[attr-defined]

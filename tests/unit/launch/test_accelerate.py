@@ -138,7 +138,7 @@ def test_degrees_of_a_parallelism_config() -> None:
     assert with_choices([], settings) == ["plan=fsdp_full_shard", "plan.replicate=1", "plan.shard=4", "plan.tensor=2"]
 
 
-def test_another_launcher_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_launchers_give_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     assert settings_of_launcher() == {} and with_choices(["a=1"], {}) == ["a=1"]

@@ -101,23 +101,23 @@ def test_options_that_are_refused(options: list[str], told: str, capsys: pytest.
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> str:
+def image_file(tmp_path: Path) -> str:
     image = pytest.importorskip("PIL.Image")
     image.new("RGB", (4, 4), "red").save(tmp_path / "red.png")
     return str(tmp_path / "red.png")
 
 
-def test_pictures_stand_before_the_prompt(picture: str) -> None:
-    found = chat_prompt(None, "What?", images=[picture, picture])
+def test_images_stand_before_the_prompt(image_file: str) -> None:
+    found = chat_prompt(None, "What?", images=[image_file, image_file])
     kinds = [part["type"] for part in found.conversation.messages[-1]["content"]]
     assert kinds == ["image", "image", "text"] and len(found.pictures) == 2
     assert found.pictures[0].getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_pictures_take_the_places_that_messages_leave(picture: str, tmp_path: Path) -> None:
-    parts = [{"type": "image"}, {"type": "text", "text": "What?"}, {"type": "image", "path": picture}]
+def test_images_fill_the_places_that_messages_leave(image_file: str, tmp_path: Path) -> None:
+    parts = [{"type": "image"}, {"type": "text", "text": "What?"}, {"type": "image", "path": image_file}]
     (tmp_path / "chat.json").write_text(json.dumps([{"role": "user", "content": parts}]))
-    assert len(chat_prompt(str(tmp_path / "chat.json"), None, images=[picture]).pictures) == 2
+    assert len(chat_prompt(str(tmp_path / "chat.json"), None, images=[image_file]).pictures) == 2
 
 
 @pytest.mark.parametrize(
@@ -130,11 +130,11 @@ def test_pictures_take_the_places_that_messages_leave(picture: str, tmp_path: Pa
         (["--prompt", "What?", "--image", "chat.json"], ("--image", "of no format that Pillow reads")),
     ],
 )
-def test_pictures_that_are_not_there(
+def test_wrong_images_are_refused(
     arguments: list[str],
     words: tuple[str, str],
     file: Path,
-    picture: str,
+    image_file: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -50,6 +50,6 @@ def test_what_is_missing_comes_with_a_fix(tmp_path: Path) -> None:
     assert found["launcher", "sbatch"]["found"] == "not found"
 
 
-def test_people_get_tables(found: dict, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_json_tables_are_printed(found: dict, capsys: pytest.CaptureFixture[str]) -> None:
     said = trireme_here(capsys, "doctor").stdout
     assert all(word in said for word in ("software", "accelerator", "launcher", "zero3_nvme"))

@@ -50,7 +50,9 @@ def _server() -> Iterator[None]:
     ForkServer.current = before
 
 
-def go(folder: Path, *arguments: str, environment: Mapping[str, str] | None = None, forks: bool = False) -> Forked:
+def start_entry(
+    folder: Path, *arguments: str, environment: Mapping[str, str] | None = None, forks: bool = False
+) -> Forked:
     (folder / "entry.py").write_text(ENTRY)
     command = [sys.executable, "-u", "-m", "entry", *arguments]
     variables = dict(os.environ if environment is None else environment)
@@ -104,7 +106,7 @@ def test_a_refused_recipe_leaves_no_process(tmp_path: Path) -> None:
 
 def test_a_forked_process_runs_like_a_started_one(tmp_path: Path) -> None:
     kept = {name: value for name, value in os.environ.items() if name != "HOME"}
-    process = go(tmp_path, "7", "a b", environment={**kept, "MINE": "yes"})
+    process = start_entry(tmp_path, "7", "a b", environment={**kept, "MINE": "yes"})
     assert process.wait(20) == 7
     found = seen(tmp_path)
     assert found["arguments"] == ["7", "a b"] and found["mine"] == "yes" and found["home"] is None
@@ -115,9 +117,9 @@ def test_a_forked_process_runs_like_a_started_one(tmp_path: Path) -> None:
 
 
 def test_a_forked_process_ends_like_a_started_one(tmp_path: Path) -> None:
-    assert go(tmp_path, "fail").wait(20) == 1
+    assert start_entry(tmp_path, "fail").wait(20) == 1
     assert "RuntimeError: as it was told" in (tmp_path / "err").read_text()
-    process = go(tmp_path, "sleep")
+    process = start_entry(tmp_path, "sleep")
     assert process.poll() is None
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.1)
@@ -126,16 +128,16 @@ def test_a_forked_process_ends_like_a_started_one(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)  # the process has ended already
 
 
-def test_two_do_not_draw_the_same(tmp_path: Path) -> None:
+def test_two_forked_processes_draw_different_numbers(tmp_path: Path) -> None:
     draws = set()
     for _ in range(2):
-        assert go(tmp_path, "0").wait(20) == 0
+        assert start_entry(tmp_path, "0").wait(20) == 0
         draws.add(seen(tmp_path)["random"])
     assert len(draws) == 2
 
 
 def test_a_forked_process_is_named_by_its_command(tmp_path: Path) -> None:
-    process = go(tmp_path, "sleep", environment={**os.environ, "RANK": "3"})
+    process = start_entry(tmp_path, "sleep", environment={**os.environ, "RANK": "3"})
     shown = " ".join(psutil.Process(process.pid).cmdline()).strip()
     process.send_signal(signal.SIGKILL)
     process.wait(20)
@@ -143,7 +145,7 @@ def test_a_forked_process_is_named_by_its_command(tmp_path: Path) -> None:
 
 
 def test_a_process_that_starts_ranks_has_a_server_of_its_own_that_ends_with_it(tmp_path: Path) -> None:
-    process = go(tmp_path, "sleep", forks=True)
+    process = start_entry(tmp_path, "sleep", forks=True)
     (child,) = psutil.Process(process.pid).children()
     process.send_signal(signal.SIGKILL)
     process.wait(20)
@@ -160,7 +162,7 @@ def test_what_is_read_at_import_must_be_the_same(tmp_path: Path, name: str) -> N
 def test_a_process_that_cannot_be_forked_is_answered(tmp_path: Path) -> None:
     command = [sys.executable, "-u", "-m", "entry", "0"]
     assert forked(command, os.environ, (0, 1, 2), str(tmp_path / "gone")) is None
-    assert go(tmp_path, "0").wait(20) == 0, "it serves others"
+    assert start_entry(tmp_path, "0").wait(20) == 0, "it serves others"
 
 
 def test_other_commands_are_not_forked() -> None:

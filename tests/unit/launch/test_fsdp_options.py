@@ -122,7 +122,7 @@ def test_options_beside_a_file_are_refused(named: str, further: str, capsys: pyt
 
 
 @pytest.mark.parametrize("as_file", [False, True])
-def test_convert_args_takes_them(as_file: bool, tmp_path: Path) -> None:
+def test_convert_args_converts_fsdp_options(as_file: bool, tmp_path: Path) -> None:
     options = {**GIVEN, "ignored_modules": "head"}
     Path("f.json").write_text(json.dumps(options))
     file = Path("arguments.yaml")

@@ -12,12 +12,12 @@ from trireme.launch.notebook import as_overrides
 
 
 @pytest.mark.parametrize("given", [None, (), {}, [], "seed=1", ["seed=1"], ("seed=1",), {"seed": 1}, iter(["seed=1"])])
-def test_overrides_that_can_be_meant(given: Any) -> None:
+def test_overrides_in_every_valid_form(given: Any) -> None:
     assert as_overrides(given) in ([], ["seed=1"])
 
 
 @pytest.mark.parametrize("given", [3, b"seed=1", [1], {1: 2}, [None], object(), 1.5, [["seed=1"]]])
-def test_overrides_that_cannot(given: Any) -> None:
+def test_overrides_of_wrong_types_are_refused(given: Any) -> None:
     with pytest.raises(UserError, match="overrides"):
         as_overrides(given)
 
@@ -37,7 +37,7 @@ def test_overrides_that_cannot(given: Any) -> None:
         ({"recipe": "pretrain/persimmon_stdlib", "overrides": {"nothing": 1}}, "nothing"),
     ],
 )
-def test_they_are_refused_by_name(arguments: dict[str, Any], field: str) -> None:
+def test_wrong_arguments_are_refused_by_name(arguments: dict[str, Any], field: str) -> None:
     with pytest.raises(UserError) as caught:
         trireme.train(**arguments)
     assert field in str(caught.value)

@@ -243,7 +243,7 @@ def test_a_recipe_that_hides_the_base_is_named(tmp_path: Path) -> None:
         ("plan=ddp.yaml", "write plan=ddp"),
     ],
 )
-def test_overrides_that_are_none(override: str, words: str) -> None:
+def test_invalid_overrides_are_refused_with_a_reason(override: str, words: str) -> None:
     assert words in said(TINY, override)
 
 

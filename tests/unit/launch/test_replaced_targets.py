@@ -105,12 +105,12 @@ def test_callbacks_on_the_command_line(override: str, names: list[str], note: st
     assert compose(STDLIB, composed.overrides).raw == composed.raw
 
 
-def test_check_accepts_them(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_check_notes_replaced_callbacks_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", STDLIB, "callbacks=minimal"]) == 0
     assert capsys.readouterr().err.count("left out: callbacks.sample") == 1
 
 
-def test_jobs_of_a_sweep_drop_each_their_own() -> None:
+def test_each_job_of_a_sweep_drops_its_own_arguments() -> None:
     with_sample, without = sweep_jobs(STDLIB, ["callbacks=[default,sample],minimal"], [])
     assert with_sample.raw["callbacks"]["sample"]["prompts"][0] == "def "
     assert "sample" not in without.raw["callbacks"]

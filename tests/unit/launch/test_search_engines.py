@@ -81,7 +81,7 @@ def test_what_an_engine_lacks_is_refused_by_name(case: str, all_installed: None)
     assert said(f"{PLACE}.optuna_engine.Optuna", **{**options, "arguments": {}}) == ""
 
 
-def test_one_key_of_each_engine_is_not_refused(all_installed: None) -> None:
+def test_a_plain_search_is_accepted_with_every_engine(all_installed: None) -> None:
     assert {target: said(target) for target in (RAY, WANDB, SIGOPT)} == {RAY: "", WANDB: "", SIGOPT: ""}
 
 
@@ -95,7 +95,7 @@ def test_a_missing_package_is_named(target: str, module: str, command: str, monk
     assert f"needs {module}" in said(target) and command in said(target)
 
 
-def test_a_space_as_that_of_a_sweep() -> None:
+def test_a_space_is_translated_for_wandb_sweeps() -> None:
     wanted = {
         "optimizer.lr": {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-2},
         "data.held_out": {"distribution": "uniform", "min": 0.1, "max": 0.5},
@@ -109,7 +109,7 @@ def test_a_space_as_that_of_a_sweep() -> None:
     assert of_wandb(parameters()["trainer.count"], "grid") == {"values": [2, 3, 4, 5]}
 
 
-def test_a_space_as_that_of_sigopt() -> None:
+def test_a_space_is_translated_for_sigopt() -> None:
     found = {name: of_sigopt(each) for name, each in parameters().items() if name != "trainer.size"}
     for name, each in found.items():
         assert each.pop("name") == name

@@ -24,7 +24,7 @@ from helpers.recipes import TINY, recipe_of
 from trireme.trainer.build import train
 from trireme.trainer.data_report import report_data
 
-PICTURES, SPEECH = TINY.with_name("pictures.yaml"), TINY.with_name("speech.yaml")
+IMAGES, SPEECH = TINY.with_name("pictures.yaml"), TINY.with_name("speech.yaml")
 MASKED = """
 defaults:
   - /base
@@ -99,7 +99,7 @@ needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="esp
 
 
 @pytest.mark.parametrize(
-    "file", [PICTURES, pytest.param(SPEECH, marks=needs_espeak), Path("masked.yaml")], ids=lambda file: file.stem
+    "file", [IMAGES, pytest.param(SPEECH, marks=needs_espeak), Path("masked.yaml")], ids=lambda file: file.stem
 )
 def test_what_is_shown_is_what_the_first_step_trains_on(folder: Path, file: Path) -> None:
     """Random crops, spans and masks are the same; masks also where two ranks share the step."""
@@ -193,12 +193,12 @@ class Page(HTMLParser):
 @pytest.mark.parametrize(
     ("file", "kind", "media"),
     [
-        (PICTURES, "image/png", ["img"]),
+        (IMAGES, "image/png", ["img"]),
         pytest.param(SPEECH, "audio/wav", ["audio", "svg"], marks=needs_espeak),
     ],
-    ids=["pictures", "speech"],
+    ids=["images", "speech"],
 )
-def test_the_page_holds_pictures_and_sounds(
+def test_the_page_holds_images_and_audio(
     folder: Path, capsys: pytest.CaptureFixture[str], file: Path, kind: str, media: list[str]
 ) -> None:
     result = trireme_here(capsys, "data", str(file), "--samples", "2", "--html", "page.html")
@@ -211,19 +211,19 @@ def test_the_page_holds_pictures_and_sounds(
     assert all(page.tags.count(tag) == 2 for tag in media)
 
 
-def test_a_picture_is_shown_as_it_was(folder: Path) -> None:
+def test_an_image_is_shown_as_it_was(folder: Path) -> None:
     """The image is neither mirrored nor cropped: it has the pixels that scikit-learn ships."""
     from sklearn.datasets import load_digits
 
     plain = ["collator.crop_padding=0", "collator.flip=0", "data.shuffle=false", "data.held_out=0", "seed=1"]
     plain += ["trainer.eval_at_end=false"]
-    samples = report_data(recipe_of(PICTURES, folder / "look", *plain), 3).samples
+    samples = report_data(recipe_of(IMAGES, folder / "look", *plain), 3).samples
     for sample, wanted in zip(samples, load_digits().images, strict=False):
-        (picture, label) = sample.views.values()
-        assert np.abs(picture.pixels / 255 - wanted / 16).max() < 0.04 and label.text in "0123456789"
+        (image, label) = sample.views.values()
+        assert np.abs(image.pixels / 255 - wanted / 16).max() < 0.04 and label.text in "0123456789"
 
 
-def test_pictures_with_captions(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_with_captions(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from PIL import Image
 
     (folder / "stamps").mkdir()
@@ -405,7 +405,7 @@ def test_samples_of_ones_own(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert pale.returncode == 1 and "pixels are float32 [4, 4]; give uint8" in pale.stderr
 
 
-def test_what_is_wrong_is_one_message(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_give_one_message(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, told in (
         (["labelled.yaml", "--set", "nwes"], ["--set = 'nwes'", "train, held_out, news, test"]),
         (["labelled.yaml", "data.columns.label=mod"], ["no column mod"]),
@@ -451,4 +451,4 @@ def test_colours_tell_what_is_learnt(folder: Path) -> None:
     masked = shown(Path("masked.yaml"))
     assert re.search(r"\x1b\[1;32m ?\[MASK\]\x1b\[0m\x1b\[1;35m\[\w+\]\x1b\[0m", masked) and "\x1b[2m" in masked
     assert "«" not in masked and "\x1b[1;32mlearnt" in masked
-    assert re.search(r"\x1b\[38;2;\d+;\d+;\d+;48;2;\d+;\d+;\d+m▀", shown(PICTURES))
+    assert re.search(r"\x1b\[38;2;\d+;\d+;\d+;48;2;\d+;\d+;\d+m▀", shown(IMAGES))

@@ -18,7 +18,7 @@ needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="esp
 
 
 @pytest.mark.parametrize(
-    ("architecture", "told", "images", "sounds"),
+    ("architecture", "told", "images", "audio"),
     [
         ("upernet", [r"map \(labels\)", r"^    \w+ \d+\.\d%"], 4, 0),
         ("yolos", [r"^  pixels wide", r"^  boxes  ", r"^    [a-z]+ at 0\.\d+, 0\.\d+", r"^  label +count"], 2, 0),
@@ -30,8 +30,8 @@ needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="esp
         pytest.param("wav2vec2", [r"audio \(input_values\)", r"text \(labels\)"], 0, 2, marks=needs_espeak),
     ],
 )  # fmt: skip
-def test_a_shape(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], architecture: str, told: list[str], images: int, sounds: int
+def test_samples_of_an_architecture_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], architecture: str, told: list[str], images: int, audio: int
 ) -> None:
     file, page = tmp_path / "shape.yaml", tmp_path / "page.html"
     file.write_text(yaml.safe_dump(recipe(architecture, 2, 2)))
@@ -40,7 +40,7 @@ def test_a_shape(
     for words in told:
         assert re.search(words, result.stdout, re.M), (words, result.stdout)
     text = page.read_text()
-    assert (text.count("data:image/png"), text.count("data:audio/wav")) == (images, sounds)
+    assert (text.count("data:image/png"), text.count("data:audio/wav")) == (images, audio)
 
 
 def test_a_map_has_a_colour_for_each_class() -> None:
@@ -56,13 +56,13 @@ def test_boxes_are_drawn_where_they_are() -> None:
     framed = with_boxes(grey, np.array([[0.5, 0.5, 0.5, 0.4], [0.0, 0.0, 9.0, 9.0]]), [1, 0]).pixels
     assert tuple(framed[3, 5]) == tuple(framed[7, 15]) == class_colour(1)
     assert not framed[5, 10].any() and not grey.pixels.any()
-    assert tuple(framed[0, 0]) == class_colour(0)  # a box beyond the picture is drawn at its edge
+    assert tuple(framed[0, 0]) == class_colour(0)  # a box beyond the image is drawn at its edge
 
 
-def test_patches_are_joined_to_the_picture_that_they_are_of() -> None:
-    picture = np.arange(4 * 6 * 3, dtype=np.float32).reshape(4, 6, 3)
-    patches = [[row + 1, column + 1, *picture[2 * row : 2 * row + 2, 2 * column : 2 * column + 2].ravel()]
+def test_patches_are_joined_to_their_image() -> None:
+    image = np.arange(4 * 6 * 3, dtype=np.float32).reshape(4, 6, 3)
+    patches = [[row + 1, column + 1, *image[2 * row : 2 * row + 2, 2 * column : 2 * column + 2].ravel()]
                for row in range(2) for column in range(3)]  # fmt: skip
     joined = joined_patches(np.array([*patches, [0] * 14], np.float32))
-    assert joined is not None and np.array_equal(joined, stretched(picture))
+    assert joined is not None and np.array_equal(joined, stretched(image))
     assert joined_patches(np.zeros((3, 14), np.float32)) is None and joined_patches(np.ones((3, 9), np.float32)) is None

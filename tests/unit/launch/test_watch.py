@@ -23,13 +23,13 @@ class Screen:
     def __init__(self) -> None:
         self.steps: list[int] = []
 
-    def display(self, picture: HTML, display_id: bool) -> Screen:
-        self.update(picture)
+    def display(self, bar: HTML, display_id: bool) -> Screen:
+        self.update(bar)
         return self
 
-    def update(self, picture: HTML) -> None:
-        shown = re.search(rf'<progress value="(\d+)" max="{STEPS}"', str(picture.data))
-        assert shown, picture.data
+    def update(self, bar: HTML) -> None:
+        shown = re.search(rf'<progress value="(\d+)" max="{STEPS}"', str(bar.data))
+        assert shown, bar.data
         self.steps.append(int(shown[1]))
 
 
@@ -55,7 +55,7 @@ def test_progress_is_drawn_while_the_run_goes_on(
         for step in range(1, STEPS):
             log(tmp_path, step)
             time.sleep(0.02)
-            if len(set(screen.steps)) > 1:  # a picture, and another in its place
+            if len(set(screen.steps)) > 1:  # one progress bar, and another in its place
                 break
         assert len(set(screen.steps)) > 1 and max(screen.steps) < STEPS
         log(tmp_path, STEPS)

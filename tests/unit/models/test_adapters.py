@@ -88,7 +88,7 @@ def test_first_values_follow_from_seed_and_name() -> None:
     assert all(layer.lora_B.abs().max() > 0 for _, layer in adapted_layers(random))
 
 
-def test_dropout_is_of_the_adapter_alone() -> None:
+def test_dropout_applies_to_adapters_only() -> None:
     model = filled(config_of("llama", AdapterConfig(dropout=0.5, init="random")))
     assert torch.equal(logits(model), logits(model))
     model.train()

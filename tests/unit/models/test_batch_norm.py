@@ -33,10 +33,10 @@ def test_training_leaves_the_statistics_as_they_are() -> None:
         for name, tensor in model.state_dict().items():
             tensor.copy_(torch.ones_like(tensor) if "var" in name or "weight" in name else torch.zeros_like(tensor))
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    pictures = torch.randn(4, 3, 16, 16)
-    together = model.train()(pictures).logits
+    images = torch.randn(4, 3, 16, 16)
+    together = model.train()(images).logits
     assert before and all(torch.equal(before[name], buffer) for name, buffer in model.named_buffers())
-    assert torch.allclose(together[:1], model(pictures[:1]).logits, atol=1e-6)
-    assert torch.allclose(together, model.eval()(pictures).logits)
+    assert torch.allclose(together[:1], model(images[:1]).logits, atol=1e-6)
+    assert torch.allclose(together, model.eval()(images).logits)
     scale = next(module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)).weight
     assert scale.requires_grad

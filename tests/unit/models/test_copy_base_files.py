@@ -62,7 +62,7 @@ def test_settings_and_processors_go_along(base: ModelConfig, tmp_path: Path) -> 
     assert (tmp_path / "processor_config.json").read_text() == "{}"
 
 
-def test_without_any_there_is_nothing(base: ModelConfig, tmp_path: Path) -> None:
+def test_without_base_files_nothing_is_written(base: ModelConfig, tmp_path: Path) -> None:
     (Path(str(base.weights)) / "generation_config.json").unlink()
     assert generation_values(base, [3]) is None
     write_base_assets(ModelConfig("llama"), [3], tmp_path)

@@ -36,7 +36,7 @@ def rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GroupIntegers, "pack", pack)
 
 
-def test_they_are_not_quantised_and_lie_on_the_cpu() -> None:
+def test_modules_on_the_cpu_are_not_quantised() -> None:
     model = on_meta(_config("model.layers.1", "lm_head"))
     paths = [path for path, _ in quantised_layers(model)]
     assert paths and all(path.startswith("model.layers.0.") for path in paths)
@@ -46,7 +46,7 @@ def test_they_are_not_quantised_and_lie_on_the_cpu() -> None:
     assert where["model.embed_tokens.weight"] == where["model.layers.0.input_layernorm.weight"] == "meta"
 
 
-def test_without_a_gpu_they_are_merely_not_quantised() -> None:
+def test_without_a_gpu_modules_on_the_cpu_equal_skipped_ones() -> None:
     kept = filled(_config("model.layers.1"))
     skipped = filled(_config(skip=["model.layers.1.*"]))
     assert torch.equal(logits(kept), logits(skipped))
@@ -62,7 +62,7 @@ def test_trees_move_and_keep_their_form() -> None:
 @pytest.mark.parametrize(
     ("on_cpu", "words"), [("model.layers.7", "matches no module"), ("model.layers.0", "is trained")]
 )
-def test_what_cannot_stay_there_is_refused(on_cpu: str, words: str) -> None:
+def test_modules_that_cannot_stay_on_the_cpu_are_refused(on_cpu: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         on_meta(_config(on_cpu))
 

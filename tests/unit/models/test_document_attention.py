@@ -65,7 +65,7 @@ def test_documents_are_computed_by_themselves(groups: int, monkeypatch: pytest.M
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
-def test_the_numbers_mean_the_mask() -> None:
+def test_document_numbers_give_the_same_mask() -> None:
     numbers = mask(attention.KERNEL)
     assert torch.equal(attention._dense(numbers), mask("sdpa"))
 

@@ -57,7 +57,7 @@ def test_inputs_that_know_nothing_of_each_other_are_rounded_alone() -> None:
 
 
 @pytest.mark.parametrize("group", [16, 24, 48, -1])
-def test_portions_do_not_matter(group: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_does_not_depend_on_the_portion_size(group: int, monkeypatch: pytest.MonkeyPatch) -> None:
     weight, moments = _problem(32, 96)
     search, errors = GptqRounding(GptqNumbers(4, group)), []
     for portion in (1, 16, 36, 96):

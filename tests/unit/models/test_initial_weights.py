@@ -24,7 +24,7 @@ def _model(family: str, layers: int = 2, **config) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_tensor_once_and_finite(family: str) -> None:
+def test_every_tensor_is_drawn_once_and_finite(family: str) -> None:
     model = _model(family)
     names = [name for name, _ in initial_weights(model, 0)]
     assert sorted(names) == sorted([n for n, _ in model.named_parameters()] + [n for n, _ in model.named_buffers()])

@@ -185,7 +185,7 @@ def test_exports_are_those_of_the_stock_class(tmp_path: Path) -> None:
     torch.testing.assert_close(loaded(input_ids=ids).logits, wanted)
 
 
-def test_models_of_recipes_have_it() -> None:
+def test_recipes_build_recurrent_gemma_with_the_scan() -> None:
     config = ModelConfig("recurrent_gemma", {name: value for name, value in SIZES.items() if "token" not in name})
     model = build_on_meta(config, "causal_lm", Vocabulary(61, pad=0))
     assert sum(isinstance(module, LinearRglru) for module in model.modules()) == 2

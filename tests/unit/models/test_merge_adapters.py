@@ -26,7 +26,7 @@ def _delta(rows: int, columns: int, rank: int, dora: bool, transposed: bool) -> 
 
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("dora", [False, True])
-def test_tiles_are_one_piece(dora: bool, transposed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_merging_by_tiles_equals_merging_at_once(dora: bool, transposed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles cover a weight, their merge does not depend on how it is read, and the sum is right."""
     monkeypatch.setattr(merge_adapters, "TILE", 1000)
     base, delta = _delta(123, 97, 8, dora, transposed)

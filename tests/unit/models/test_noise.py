@@ -154,10 +154,10 @@ def test_whole_features_are_dropped() -> None:
             super().__init__()
             self.drop = nn.Dropout2d(0.5)
 
-        def forward(self, pictures: Tensor) -> Tensor:
-            return self.drop(pictures)
+        def forward(self, images: Tensor) -> Tensor:
+            return self.drop(images)
 
-    made = Noisy.of(Convolution(), {"pictures": torch.ones(4, 8, 3, 3)})
+    made = Noisy.of(Convolution(), {"images": torch.ones(4, 8, 3, 3)})
     with made.noise.running(made.noise.keys_of(SAMPLES)):
         found = made.model(torch.ones(4, 8, 3, 3))
     per_feature = found.flatten(2)
@@ -218,7 +218,7 @@ def test_tensors_that_samples_share_have_one_noise() -> None:
     assert torch.equal(one.of_rows((5, 8))[0], other.of_rows((5, 8))[0])
 
 
-def test_time_first() -> None:
+def test_keys_of_tensors_with_time_first() -> None:
     keys, turned = micro_keys((1, 2), SAMPLES), micro_keys((1, 2), SAMPLES, time_first=True)
     assert torch.equal(turned.of_rows((8, 4, 6))[0], keys.of_rows((4, 8, 6))[0].transpose(0, 1))
 
@@ -304,7 +304,7 @@ def test_encoder_and_decoder_have_noise_of_their_own() -> None:
     assert noise["decoder"] / noise["encoder"] == pytest.approx(2.0, rel=0.02)
 
 
-def test_there_is_none_in_evaluation() -> None:
+def test_evaluation_has_no_neftune_noise() -> None:
     made, tokens = noisy("gpt2"), torch.randint(0, 100, (2, 8))
     made.model.eval()
     keys = made.noise.keys_of(SAMPLES[:2])

@@ -161,7 +161,7 @@ def test_an_embedding_trained_apart_from_its_head_is_refused(bases: dict[str, Pa
     _refused(bases["gpt2"], tmp_path / "adapter", "apart", "transformer.wte.weight and lm_head.weight")
 
 
-def test_shares_of_what_has_none_are_refused(bases: dict[str, Path], tmp_path: Path) -> None:
+def test_dora_adapters_that_cannot_be_merged_are_refused(bases: dict[str, Path], tmp_path: Path) -> None:
     from trireme.models.build_model import weight_source
 
     _of_peft(bases["llama"], tmp_path / "adapter", use_dora=True, target_modules=["q_proj"])

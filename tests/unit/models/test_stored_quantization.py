@@ -149,7 +149,7 @@ def test_awq_folders_are_read(base: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
-def test_fields_come_back(bits: int) -> None:
+def test_unpacking_reverses_packing(bits: int) -> None:
     codes = torch.randint(0, 2**bits, (64, 5), generator=torch.Generator().manual_seed(bits)).to(torch.int32)
     words = pack_rows(codes, bits)
     assert words.shape == (64 * bits // 32, 5) and torch.equal(unpack_rows(words, bits), codes)

@@ -41,7 +41,7 @@ def _logits(model: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("fields", "tied"), [(FIRST, True), (LATER, False)])
-def test_a_fresh_model_guesses(fields: dict[str, Any], tied: bool) -> None:
+def test_a_new_model_has_the_loss_of_random_guessing(fields: dict[str, Any], tied: bool) -> None:
     model = _model(fields)
     assert (model.lm_head.weight is model.shared.weight) is tied
     assert model.encoder.embed_tokens.weight is model.decoder.embed_tokens.weight is model.shared.weight

@@ -58,7 +58,7 @@ def test_groups_are_those_of_torchao() -> None:
 
 
 @pytest.mark.parametrize(("method", "bits"), [("torchao_int8", 8), ("torchao_fp8", 8), ("torchao_int4", 4)])
-def test_adapters_are_trained_beside_them(method: str, bits: int) -> None:
+def test_adapters_are_trained_on_torchao_weights(method: str, bits: int) -> None:
     model = filled(quantised("llama", method=method, group_size=16))
     assert bits < footprint(model).bits <= bits + 2
     model.train()

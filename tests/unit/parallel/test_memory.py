@@ -85,7 +85,7 @@ def test_offloaded_states_are_in_the_memory_of_the_host() -> None:
     assert memory.host == (4 + 4 + 12) * TOTAL / 4 and memory.parameters == memory.gradients == memory.optimizer == 0
 
 
-def test_what_is_gathered() -> None:
+def test_memory_of_gathered_tensors() -> None:
     """Two blocks, the head and one block's gradients; or all weights and one block's gradients; or all of both."""
     kept = {"reshard_after_forward": False}
     choices: list[dict[str, Any]] = [{}, kept, {**kept, "reduce_every_micro_batch": False}]

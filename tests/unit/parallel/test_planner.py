@@ -60,7 +60,7 @@ def test_offload_needs_memory_of_the_host() -> None:
     assert chosen(machine(1.9, host=1)) is None
 
 
-def test_reasons() -> None:
+def test_every_other_plan_has_a_reason() -> None:
     decision = choose([candidate(name, 8) for name in PLANS], SIZES, lambda degrees: STEP, machine(9))
     verdicts = {one.candidate.plan.name: one.verdict for one in decision.others}
     assert verdicts["ddp"] == "needs 15 GiB of 8.1 GiB per rank"
@@ -109,7 +109,7 @@ def test_traffic_of_the_papers(name: str, bytes_: float) -> None:
     assert (within, across) == (0, pytest.approx(7 / 8 * bytes_))
 
 
-def test_degrees() -> None:
+def test_choices_of_degrees() -> None:
     one, node, nodes = machine(80, 1), machine(80), machine(80, 16)
     cpu = replace(node, accelerator=False)
     assert list(degree_choices("single", one)) == [{}] and not list(degree_choices("ddp", one))
