@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Host:
-    """A network namespace with one device beside its loopback."""
+    """A network namespace with a loopback and one virtual network device."""
 
     name: str
     device: str

@@ -13,7 +13,7 @@ class OddConfig(LlamaConfig):
 
 
 class OddLlama(LlamaForCausalLM):
-    """Llama with a layer beside the others."""
+    """Llama with the unused layer ``beside``."""
 
     config_class = OddConfig
 

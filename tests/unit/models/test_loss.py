@@ -1,4 +1,4 @@
-"""Tests of the token loss with label smoothing, on whole and split logits, and of the most likely token."""
+"""Tests of the token loss with label smoothing, also on logits that ranks share, and of the most likely token."""
 
 from __future__ import annotations
 
