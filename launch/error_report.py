@@ -73,7 +73,7 @@ def guard(function: Callable[[], Any], debug: bool = False) -> int:
 
 
 def show_crash(error: Exception, debug: bool = False) -> None:
-    """A traceback on standard error; of a component of the user's own the message, unless ``debug``."""
+    """Print a traceback on standard error; for a user's own component only its problem, unless ``debug``."""
     if debug or not isinstance(error, ComponentFailed):
         traceback.print_exception(error)
     else:

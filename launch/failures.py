@@ -152,7 +152,7 @@ def left_a_file(failure: ProcessFailure) -> bool:
 
 
 def leave_word(folder: Path, machine: int, failures: Mapping[int, ProcessFailure], error: Exception) -> None:
-    """Write this machine's message on its failed ranks to a file, from which ``first_word`` picks among machines."""
+    """Write this machine's message about its failed ranks to a file; ``first_word`` compares those of all machines."""
     order = precedence(first_failure(failures)[1], failures)
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ from .train import checked, rank_arguments
 STEPS = 2
 """Optimizer state is allocated in the first step, so the second step shows the peak of state and activations."""
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "SIGKILL")
-"""Words in the error of a run without memory: of the GPU's and CPU's allocators, C++, and the kernel's OOM killer."""
+"""Words in the error of a run that ran out of memory, by GPU and CPU allocators, C++, and the kernel's OOM killer."""
 
 ACTING = ("flow", "nonfinite")
 """Callbacks of trireme that change how a step runs, so a try keeps them."""

@@ -82,7 +82,7 @@ def _receive(connection: socket.socket) -> tuple[bytes, list[int]] | None:
 
 
 def _become(order: Order, files: Sequence[int], between: int) -> None:
-    """Take over what a new process would be given, and forget what two processes must not share."""
+    """Take the session, files, environment, folder and arguments of the order, and new random seeds."""
     while os.getppid() == between:
         time.sleep(0.0005)
     os.setsid()
@@ -112,7 +112,7 @@ def _find_modules(order: Order) -> None:
 
 
 def _take_threads() -> None:
-    """OpenMP has read its variable in the server, which may have been started for other numbers."""
+    """Set torch's threads: OpenMP read its variable in the server, where it may have had another value."""
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if "torch" in sys.modules and threads.isdecimal():
         sys.modules["torch"].set_num_threads(max(int(threads), 1))
@@ -125,7 +125,7 @@ def _show_in_process_list(order: Order) -> None:
 
 
 def _answer(connection: socket.socket, order: Order) -> None:
-    """Tell the process that gave the order which one this is; it may signal it from now on."""
+    """Send the id of this process to the process that gave the order, which may send it signals from now on."""
     if order.forks:
         ForkServer.current = ForkServer(*_copy(connection))
     connection.sendall(LENGTH.pack(os.getpid()))
@@ -146,7 +146,7 @@ def _copy(connection: socket.socket) -> tuple[socket.socket, Forked]:
 
 
 def run(order: Order) -> NoReturn:
-    """Call what was ordered, and end this process as ``python -m`` would."""
+    """Call ``main`` of the ordered module, and end this process as ``python -m`` would."""
     entry = importlib.import_module(order.entry)
     if "RANK" in os.environ:
         from .failures import leave
@@ -156,7 +156,7 @@ def run(order: Order) -> NoReturn:
 
 
 def _import(names: Sequence[str]) -> None:
-    """Import modules; of ``module:function``, call the function. What fails here fails in the rank that needs it."""
+    """Import modules; for ``module:function``, also call the function. Errors are left to the rank that needs it."""
     with quick_imports():
         for name in names:
             module, _, function = name.partition(":")

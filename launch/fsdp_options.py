@@ -1,4 +1,4 @@
-"""Options of FSDP under the names of transformers (``fsdp_config``), from a file or a mapping, as keys of a plan."""
+"""Convert FSDP options of transformers (``fsdp_config``), in a file or a mapping, into keys of a plan."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ OWN = [field.name for field in dataclasses.fields(FSDPOptions)]
 
 
 def fsdp_options(given: Mapping[str, Any], source: str) -> tuple[dict[str, Any], list[Problem]]:
-    """Options of a plan by dotted key (``fsdp.offload``), and problems of what has no counterpart.
+    """Options of a plan by dotted key (``fsdp.offload``), and problems of options without a counterpart.
 
     Args:
         given: options under the names of transformers, with ``fsdp_`` before them or without, or of ``plan.fsdp``.
-        source: what holds them, as the beginning of the fields of problems.
+        source: text before each option's name in the problems, such as the file.
     """
     named = {name.removeprefix("fsdp_"): (name, value) for name, value in given.items()}
     found: dict[str, Any] = {}
@@ -56,7 +56,7 @@ def fsdp_options(given: Mapping[str, Any], source: str) -> tuple[dict[str, Any],
 
 
 def _taken(name: str, value: Any, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What an option means here.
+    """Keys of the plan, and their values, that one option is converted into.
 
     Raises:
         ValueError: it has no counterpart; the text is the reason, a semicolon, and the fix.
@@ -108,7 +108,7 @@ def _reshards(value: Any) -> bool:
 
 
 def _switch(value: Any) -> bool | None:
-    """A switch of transformers; None if it is something else."""
+    """The value of a switch of transformers; None if it is neither on nor off."""
     return {"true": True, "1": True, "false": False, "0": False}.get(str(value).lower())
 
 
@@ -116,7 +116,7 @@ def with_fsdp_file(plan: dict[str, Any], path: str, of_file: Mapping[str, Any]) 
     """Put the options of a file into a plan whose ``fsdp`` names it; returns the problems of the file.
 
     Args:
-        of_file: options of FSDP of the plan's own file, which count where the file says nothing.
+        of_file: FSDP options of the plan's own YAML file, which count unless the file at ``path`` sets them.
     """
     from ..configs.validate import schema_defaults
 

@@ -1,4 +1,4 @@
-"""The recipe that a command line names, with its file, search folders and overrides, ready to be composed by Hydra.
+"""Find and check the recipe that a command line names, prepare its overrides, and let Hydra compose it.
 
 To find where a key comes from, it is also looked up in the recipe without overrides (``as_written``), in the user's own
 file alone (``own``), and in the recipe with only the files that overrides choose (``chosen``). Comparing them finds

@@ -85,7 +85,7 @@ def describe_run(recipe: RecipeConfig, ranks: int) -> str:
 
 
 def _family(recipe: RecipeConfig) -> str:
-    """The family, and the architecture that the recipe names for the family of all others."""
+    """The model family; before it the ``model_type``, if the recipe names one that has no family of its own."""
     kind = recipe.model.config.get("model_type")
     return f"{kind} (family {recipe.model.family})" if kind else str(recipe.model.family)
 

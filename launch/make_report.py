@@ -158,7 +158,7 @@ def make_report(asked: Asked, refresh: float | None = None) -> Report:
         if not runs:
             raise UserError(Problem("RUN", "none of the runs has logged a step", FIX, str(asked.named[0])))
     waits = any(one.state == "running" or not (one.lines or one.state) for one in runs)
-    runs = _told_apart(runs)
+    runs = _with_unique_names(runs)
     return Report(runs, _title(asked, runs), refresh if waits else None, list(map(read_study, asked.studies)))
 
 
@@ -237,8 +237,8 @@ def _title(asked: Asked, runs: Sequence[RunFiles]) -> str:
     return f"{shown} and {len(names) - 4} more" if len(names) > 4 else shown
 
 
-def _told_apart(runs: list[RunFiles]) -> list[RunFiles]:
-    """Runs of the same name get that of the folder above before it, until all differ."""
+def _with_unique_names(runs: list[RunFiles]) -> list[RunFiles]:
+    """Put the name of the folder above before the names of runs that share a name, until all names differ."""
     while len(names := [one.name for one in runs]) > len(set(names)):
         for one in [one for one in runs if names.count(one.name) > 1]:
             parts = one.folder.resolve().parts

@@ -105,7 +105,7 @@ class Run:
 
     @property
     def _title(self) -> str:
-        """The title of the picture in the run folder; the folder's name if no recipe was saved yet."""
+        """The title of the plot in the run folder; the folder's name if no recipe was saved yet."""
         from ..models.family import families
         from ..trainer.callbacks.curve import curve_title
 

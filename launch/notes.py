@@ -1,4 +1,4 @@
-"""Print notes about parts of a command line that have no effect, each note only once."""
+"""Print notes for the user of a command on standard error, each note only once and on rank 0 only."""
 
 from __future__ import annotations
 

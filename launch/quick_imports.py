@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 HEAVY = 200
-"""Modules that make it worth while to set the objects of imports apart."""
+"""Number of new modules above which garbage collection ignores the objects of the imports."""
 
 
 @contextmanager

@@ -13,13 +13,13 @@ from contextlib import suppress
 from pathlib import Path
 
 PAUSE = 0.01
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 TOGETHER = 10.0
 """Seconds after the first rank has ended in which signals are recorded; later it is torch that kills ranks."""
 
 
 class RankExits:
-    """Context that watches ranks, which write their numbers into ``folder/rankN.pid``."""
+    """Context that watches ranks, which write their process ids into ``folder/rankN.pid``."""
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
@@ -42,10 +42,10 @@ class RankExits:
         while not self._over.wait(PAUSE):
             for file in self.folder.glob("rank*.pid"):
                 with suppress(OSError, ValueError):  # half written, or torch has seen its end already
-                    self._look(int(file.stem.removeprefix("rank")), int(file.read_text()))
+                    self._check(int(file.stem.removeprefix("rank")), int(file.read_text()))
 
-    def _look(self, rank: int, pid: int) -> None:
-        """Look at a rank, and leave its ending for torch to collect."""
+    def _check(self, rank: int, pid: int) -> None:
+        """Record the signal that ended a rank, if one did, and leave its exit status for torch to collect."""
         if rank in self._seen:
             return
         ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)

@@ -12,9 +12,9 @@ BY_DATA_PARALLEL = {
 
 
 def imports_of(recipe: Mapping[str, Any]) -> list[str]:
-    """Modules of trireme's own components, of the plan's strategy and of the model.
+    """Names of the modules of trireme's own components, of the plan's strategy and of the model.
 
-    Components of others are left out, since their code may do more than define itself.
+    Users' own components are left out, since importing their modules may have side effects.
     """
     plan, model = recipe.get("plan") or {}, recipe.get("model") or {}
     targets = (target.rpartition(".")[0] for target in _targets(recipe))

@@ -63,7 +63,7 @@ def seconds(text: str) -> float:
 
 
 def _within(text: str) -> int:
-    """A number of few enough digits for what counts with it."""
+    """The number in ``text``; refused if it may not fit into 64 bits."""
     if len(text) > DIGITS:
         raise argparse.ArgumentTypeError(f"{text!r} is too large; write fewer than {DIGITS + 1} digits")
     return int(text)

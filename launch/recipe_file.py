@@ -22,7 +22,7 @@ BEGIN = "begin the recipe with  defaults: [/base, /model: ..., /data: ...]"
 PARTS = ("run", "model", "task", "data", "plan", "trainer", "optimizer", "scheduler", "checkpoint")
 """Parts that /base and the usual choices give to every recipe."""
 TOO_DEEP = ("is nested too deeply", "leave out brackets, or indentation, that nothing needs")
-"""Reason and fix of a file that Python cannot follow to its depth."""
+"""Reason and fix of a file that is nested more deeply than Python can read."""
 READ_EARLY = ("run", "plan", "launch")
 """Parts that are used before the recipe is read as a whole."""
 
@@ -198,7 +198,7 @@ def _without_defaults(keys: list[str], path: Path) -> list[Problem]:
 
 
 def text_of(path: Path) -> str:
-    """The text of a file of a user.
+    """The text of a user's file.
 
     Raises:
         UserError: it cannot be read, or is not text in UTF-8.

@@ -1,6 +1,6 @@
-"""Find a recipe or a file such as /base that a recipe builds on twice, and recipes that build on each other in a cycle.
+"""Find files that a recipe's defaults include twice, such as /base, and recipes that include each other in a cycle.
 
-Hydra refuses both, but names only the first choice that is made twice, or none.
+Hydra refuses both, but its message names only the first choice that is made twice, or none.
 """
 
 from __future__ import annotations

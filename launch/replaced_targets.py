@@ -224,7 +224,7 @@ def left_over(
         as_written: the recipe composed without overrides.
         chosen: the recipe with the files that overrides choose (``data=hub``), and without their values.
         overrides: overrides of the command line.
-        own: what the user's own recipe file writes; empty for a packaged recipe.
+        own: values in the user's own recipe file; empty for a packaged recipe.
     """
     given = {key_of(text) for text in overrides} | set(_inside_values(overrides))
     void: dict[str, str] = {}

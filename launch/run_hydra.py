@@ -66,7 +66,7 @@ def run_hydra(
         failures: list[Exception] = []
 
         def quiet_task(config: Any) -> Any:  # keeps exceptions from Hydra, which would print a line of its own
-            OmegaConf.register_new_resolver("hydra", _of_hydra, replace=True)
+            OmegaConf.register_new_resolver("hydra", _hydra_value, replace=True)
             try:
                 return task(config)
             except Exception as error:
@@ -85,9 +85,9 @@ def run_hydra(
     return files
 
 
-def _of_hydra(key: str) -> Any:
-    """``${hydra:key}``. Hydra's own resolver gives None for a key that does not exist, and a run would go to
-    ``runs/None``.
+def _hydra_value(key: str) -> Any:
+    """The value of ``${hydra:key}``. Hydra's own resolver gives None for a key that does not exist, and a run would go
+    to ``runs/None``.
 
     Raises:
         KeyError: Hydra's configuration has no such key, or no value of it, as of ``job.num`` outside of a sweep.

@@ -69,11 +69,11 @@ def _draw(file: Path, steps: int | None, over: threading.Event) -> None:
         last = over.wait(EVERY_SECONDS)
         now = _changed(file)
         if now != seen:
-            seen, picture = now, _picture(read_metrics(file), steps)
+            seen, bar = now, _progress_bar(read_metrics(file), steps)
             if handle is None:
-                handle = display(picture, display_id=True)
+                handle = display(bar, display_id=True)
             else:
-                handle.update(picture)
+                handle.update(bar)
         if last:
             return
 
@@ -86,7 +86,7 @@ def _changed(file: Path) -> tuple[int, int] | None:
     return status.st_mtime_ns, status.st_size
 
 
-def _picture(lines: list[dict[str, Any]], steps: int | None) -> Any:
+def _progress_bar(lines: list[dict[str, Any]], steps: int | None) -> Any:
     from IPython.display import HTML  # type: ignore[import-not-found]
 
     step = max((line["step"] for line in lines), default=0)

@@ -101,7 +101,7 @@ def _wrong_value(name: str, why: str, parser: argparse.ArgumentParser) -> Proble
 
 
 def _names(action: argparse.Action) -> Sequence[str | tuple[str, ...] | None]:
-    """What argparse may call an argument in a message."""
+    """Names that argparse may use for an argument in a message."""
     return ["/".join(action.option_strings)] if action.option_strings else [action.metavar, action.dest]
 
 

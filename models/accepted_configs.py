@@ -2,8 +2,8 @@
 
 Importing transformers takes longer than the rest of ``trireme check``. Whether transformers accepts a configuration
 depends only on its version, the model family and the fields. Accepted configurations are therefore stored in the cache
-folder, and transformers is imported only for others: new ones,
-those with parts (vision, audio), and those of a user's own class. Models are always built by transformers itself.
+folder, and transformers is imported only for others: new ones, those with parts (vision, audio), and those of a user's
+own class. Models are always built by transformers itself.
 """
 
 from __future__ import annotations

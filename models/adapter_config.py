@@ -145,7 +145,7 @@ def merged_of(values: dict[str, Any] | None) -> dict[str, MergedAdapter]:
 
 
 def merged_below(field: str, base: str | None, merged: Iterable[str], merge: str, value: Any = None) -> Problem:
-    """The refusal of a folder for peft of adapters that stand beside a base with other adapters merged into it.
+    """The problem of a peft folder that cannot be written, since other adapters are merged into the base of these.
 
     Args:
         merge: how the user asks for the whole model.

@@ -1,7 +1,7 @@
 """``AdapterPlan``: which layers of a model have LoRA adapters, and each adapter's rank and scale.
 
-Checkpoints hold it as a file, so that a folder with which an adapter began is not needed later, nor believed if it has
-changed since.
+Checkpoints contain the plan as a file. A resumed run therefore does not read the folder that the adapter was loaded
+from, which may have changed since or be gone.
 """
 
 from __future__ import annotations

@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 def with_adapters(
     base: WeightSource, model: PreTrainedModel, config: AdapterConfig, seed: int, seen: WeightSource | None = None
 ) -> WeightSource:
-    """The weights of ``base`` and the first values of the adapters of ``model``, by one function.
+    """A source of the weights of ``base`` and of the initial values of the adapters of ``model``.
 
     Args:
         model: on the meta device, with its adapters.
-        seen: gives the whole weights that adapters stand beside, if ``base`` gives them in parts.
+        seen: gives the complete weights of adapted layers, if ``base`` gives only parts of them.
 
     Raises:
         UserError: the folder of ``config`` does not fit; this is known before any tensor is read.
     """
-    layers, held = dict(adapted_layers(model)), _of_adapters(model)
+    layers, held = dict(adapted_layers(model)), _names_in_folder(model)
 
     @functools.cache
     def folder() -> dict[str, Stored]:
@@ -112,8 +112,8 @@ def merged_deltas(model: PreTrainedModel, merged: Mapping[str, MergedAdapter]) -
     return found
 
 
-def _of_adapters(model: PreTrainedModel) -> set[str]:
-    """Names of the parameters that a folder of the adapters of ``model`` holds."""
+def _names_in_folder(model: PreTrainedModel) -> set[str]:
+    """Names of the parameters of ``model`` that a folder with its adapters contains."""
     plan = plan_of(model)
     saved = tuple(f"{path}." for path in plan.saved) if plan else ()
     return {name for name, _ in model.named_parameters() if is_part(name) or name.startswith(saved)}
@@ -138,7 +138,7 @@ def _first(model: nn.Module, name: str, init: str, seed: int) -> Tensor:
 def _first_lengths(
     model: nn.Module, weight: str, layers: Mapping[str, nn.Module], base: Tensor, init: str, seed: int
 ) -> Tensor:
-    """Lengths of the rows with which DoRA begins: those of the base and the adapter's first values."""
+    """Initial norms of the rows for DoRA: those of the sum of the base weight and the adapter's initial values."""
     path = weight.rpartition(".")[0]
     down, up = (_first(model, f"{path}.{part}", init, seed) for part in (DOWN, UP))
     adapter = adapter_in(layers[path])

@@ -34,7 +34,7 @@ TIME_FIRST = ("xlnet", "fsmt")
 
 
 class KeyedModule:
-    """The attributes that the class of a site has beside those of the module."""
+    """Attributes that a chosen module has in addition to its own."""
 
     noise: Noise
     noise_site: Site
@@ -55,7 +55,7 @@ def add_noise(model: nn.Module, family: ModelFamily, noise: Noise, parts: dict[n
     for name, module in model.named_modules():
         if module in sites or module in skips or _drops(module):
             site = Site(name, torch.tensor(text_key(name), dtype=torch.int32, device="cpu"), parts.get(module))
-            _become(module, noise, site, skips.get(module, 0.0))
+            _connect(module, noise, site, skips.get(module, 0.0))
     if noise.neftune_alpha:
         add_neftune(model, family, noise)
     noise.notes += [note for note in rank_notes(model) if note not in noise.notes]
@@ -111,7 +111,7 @@ def _layer_drop(model: nn.Module, family: ModelFamily) -> dict[nn.Module, float]
     return found
 
 
-def _become(module: nn.Module, noise: Noise, site: Site, skip: float) -> None:
+def _connect(module: nn.Module, noise: Noise, site: Site, skip: float) -> None:
     values = {"noise": noise, "noise_site": site, "noise_skip": skip}
     module.__dict__.update(values)  # nn.Module would look at each for parameters
     forward = _path_forward if is_drop_path(module) else _dropout_forward if _drops(module) else _site_forward

@@ -1,4 +1,4 @@
-"""Rules that convert arguments of axolotl and TRL: data sets, packing, adapters, attention implementations."""
+"""Rules that convert arguments of axolotl and TRL: data sets, chats, preferences, packing, adapters, attention."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def preferences(name: str) -> Rule:
 
 
 def _preference_data(draft: Draft) -> None:
-    """Rows of preferences where the data sets were taken as chats or documents."""
+    """Choose data of preferences in place of chats or documents that were chosen before."""
     chosen = draft.choices.get("data", [])
     if chosen and "preferences" not in chosen[0]:
         draft.choose("data", "hub_preferences" if chosen[0].startswith("hub") else "preferences")
@@ -143,7 +143,7 @@ def _names(role: str, names: Any) -> list[Any]:
 
 
 def packing(draft: Draft, value: Any, given: Arguments) -> None:
-    """Whole documents in each row; documents that are longer than a row are treated as TRL and axolotl do."""
+    """Pack whole documents into each row, and treat documents that are longer than a row as TRL and axolotl do."""
     name = "sample_packing" if "sample_packing" in given and "packing" not in given else "packing"
     if isinstance(value, str) and value.lower() not in ("true", "false"):
         draft.leave(name, value, "is neither true nor false")
@@ -157,7 +157,7 @@ def packing(draft: Draft, value: Any, given: Arguments) -> None:
 
 
 def packing_strategy(draft: Draft, value: Any, given: Arguments) -> None:
-    """Read with ``packing``, where it is one that ``packing`` knows."""
+    """Leave values that ``packing`` cannot convert; ``packing`` reads the others."""
     if value not in ("bfd", "bfd_split", "wrapped"):
         draft.leave("packing_strategy", value, "data.packing is bins, with data.overflow, or true")
     elif not given.get("packing") and value != "bfd":
@@ -180,7 +180,7 @@ def adapter(draft: Draft, value: Any, given: Arguments) -> None:
 
 
 def quantised(name: str, option: str) -> Rule:
-    """A base in few bits, which is trained beside adapters only."""
+    """Quantise the base model; this needs an adapter, since quantised weights are not trained."""
 
     def rule(draft: Draft, value: Any, given: Arguments) -> None:
         if not isinstance(value, bool | None):
@@ -207,7 +207,7 @@ def every_layer(draft: Draft, value: Any, given: Arguments) -> None:
 
 
 def dora(draft: Draft, value: Any, given: Arguments) -> None:
-    """Read with ``adapter``."""
+    """Leave the switch if there is no adapter; otherwise ``adapter`` reads it."""
     if switch(draft, "peft_use_dora", value) and given.get("adapter") not in ("lora", "qlora", "dora"):
         draft.leave("peft_use_dora", value, "adapter=dora; there is no adapter here")
 
@@ -231,7 +231,7 @@ TEMPLATES = {
     "phi_4": "phi4",
     "qwen_25": "qwen2_5",
 }
-"""Templates that axolotl names otherwise."""
+"""axolotl's name of a chat template -> its name here."""
 
 
 def chat_template(draft: Draft, value: Any, given: Arguments) -> None:

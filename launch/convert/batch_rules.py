@@ -1,4 +1,7 @@
-"""Conversion rules for arguments that depend on each other: batch size with accumulation, and too long samples."""
+"""Convert other tools' arguments for batch size, gradient accumulation and samples that are too long.
+
+These values depend on several arguments, so they are converted after all other arguments.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,13 @@ from .recipe_draft import Draft
 from .rule import Arguments, whole
 
 MICRO = ("per_device_train_batch_size", "per_gpu_train_batch_size", "micro_batch_size")
-"""Names of the samples of one micro-batch; the first that is given counts."""
+"""Names of the micro-batch size; the first that is given counts."""
 TOO_LONG = {"truncate": "cut", "drop": "drop", "raise": "refuse"}
 """axolotl's ``excess_length_strategy`` -> ``data.chat.too_long``."""
 
 
 def batch(draft: Draft, given: Arguments, ranks: int) -> None:
-    """The batch of a step from the micro-batch, accumulation and data ranks."""
+    """Set the batch sizes of the draft from the micro-batch size, accumulation and number of data ranks."""
     sizes = [name for name in MICRO if given.get(name) is not None]
     for name in sizes[1:]:
         draft.leave(name, given[name], f"leave it out: {sizes[0]} counts")
@@ -38,8 +41,8 @@ def batch(draft: Draft, given: Arguments, ranks: int) -> None:
 
 
 def too_long(draft: Draft, given: Arguments, axolotl: bool) -> None:
-    """What is done with samples that are longer than a row: for conversations and preferences an option of their own,
-    for packed documents ``data.overflow``."""
+    """Convert the treatment of samples that are longer than a row. Conversations and preferences have the key
+    ``data.chat.too_long`` for it, packed documents have ``data.overflow``."""
     name, asked = "excess_length_strategy", given.get("excess_length_strategy")
     data = draft.choices.get("data", ["files"])[-1]
     way = TOO_LONG.get(str(asked)) if asked is not None else "drop" if axolotl else None

@@ -1,8 +1,8 @@
 """Convert arguments of transformers' Trainer, or a file of accelerate, DeepSpeed or axolotl, into a recipe.
 
 Arguments are looked up in ``configs/names_of_other_tools.yaml``, the table behind docs/coming-from.md.
-``argument_rules.py`` has rules for arguments whose values differ too. Arguments that cannot be converted become
-comments in the recipe, with advice on what to do instead.
+``argument_rules.py`` has rules for arguments whose values must be translated, not only their names. Arguments that
+cannot be converted become comments in the recipe, with advice on what to do instead.
 """
 
 from __future__ import annotations
@@ -64,14 +64,14 @@ ON = frozenset(
         *("logging_nan_inf_filter", "remove_unused_columns", "save_safetensors"),
     )
 )
-"""Switches of transformers that are on by default, without a switch here: off is worth a remark."""
+"""Switches of transformers that are on by default and have no counterpart here: if one is off, it is reported."""
 SAME = {
     "logging_steps": "logging_strategy",
     "save_steps": "save_strategy",
     "num_train_epochs": "max_steps",
     "gradient_accumulation_steps": "batch_size",
 }
-"""Defaults that do not count if another argument is given."""
+"""Argument -> another argument; if the other one is given, the default of the first does not count."""
 PLAIN = re.compile(r"(?P<key>[\w.]+)=(?P<value>\[[^\]\[{]*\]|[^\s,\[]+)(?:,.*)?")
 """``how`` of a table entry that is an assignment, such as ``plan.recompute=full, or selective``."""
 
@@ -101,7 +101,7 @@ def converted(path: Path, tool: Tool | None = None, ranks: int | None = None) ->
 
     Args:
         path: a YAML or JSON file with a mapping.
-        tool: None recognises it.
+        tool: None recognises the tool by the arguments.
         ranks: data ranks of the run that is taken over; None takes the file's number of processes, or 1.
 
     Raises:
@@ -127,15 +127,15 @@ def converted(path: Path, tool: Tool | None = None, ranks: int | None = None) ->
             fresh = [key for key in draft.values if key not in before]
             draft.assumed |= dict.fromkeys(fresh, f"{name}={value}")
     draft.now = ()
-    _of_chosen_trackers(draft, tool)
+    _leave_unchosen_trackers(draft, tool)
     without_preset(draft)
     batch(draft, assumed | asked, ranks or 1)
     too_long(draft, asked, tool == "axolotl")
     return draft, tool
 
 
-def _of_chosen_trackers(draft: Draft, tool: Tool) -> None:
-    """Leave options of trackers that were not chosen; axolotl's choose them."""
+def _leave_unchosen_trackers(draft: Draft, tool: Tool) -> None:
+    """Leave options of trackers that were not chosen. In a file of axolotl, an option of a tracker chooses it."""
     for key in list(draft.values):
         part, _, rest = key.partition(".")
         tracker = rest.partition(".")[0]

@@ -1,6 +1,6 @@
-"""Choose what the files of other tools leave open for a run of several ranks: the plan, and batches they can share.
+"""Choose the plan of a converted recipe, and batch sizes that all its data ranks can share equally.
 
-The other tools spread a run whenever they are launched on several ranks; a recipe names its plan.
+The files of other tools often name neither, since those tools train data-parallel whenever several ranks are launched.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ USUAL = TrainerConfig.micro_batch_size
 
 
 def choose_plan(draft: Draft, ranks: int) -> None:
-    """Choose ``ddp`` for several ranks where the file names no plan: what the other tools do then."""
+    """Choose ``ddp`` for several ranks if the file names no plan, as the other tools do."""
     if ranks > 1 and draft.choices.get("plan", ["single"])[-1] == "single":
         draft.choose("plan", "ddp")
         draft.chosen["plan=ddp"] = f"the file names no plan, and {ranks} ranks each train a copy of the model"
@@ -25,7 +25,7 @@ def fit_batches(draft: Draft, data_ranks: int, fixed: bool = False) -> None:
     """Make the batch of a step a multiple of the micro-batches of all data ranks, as a recipe needs it.
 
     Args:
-        fixed: the run reads the file too, so what it says of the batch is not changed.
+        fixed: the run reads the file too, so the batch sizes of the file are not changed.
     """
     micro, whole = draft.values.get(MICRO), draft.values.get(WHOLE)
     if not all(isinstance(size, int) and size > 0 for size in (micro or 1, whole or 1)):

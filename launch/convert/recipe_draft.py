@@ -1,4 +1,7 @@
-"""The draft of a recipe during a conversion: chosen groups, values of keys, and arguments without a counterpart."""
+"""``Draft`` collects a recipe while another tool's arguments are converted, and writes it as YAML.
+
+It has the chosen groups, the values of keys, and the arguments that could not be converted.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,8 @@ class Draft:
     assumed: dict[str, str] = field(default_factory=dict)
     """Keys that follow from a default of the other tool -> the name and value of that default."""
     chosen: dict[str, str] = field(default_factory=dict)
-    """What was chosen where the file leaves it open, or no ranks could train it: ``key=value`` -> why."""
+    """Settings that the conversion chose, since the file has none or cannot be trained on the ranks: ``key=value`` ->
+    why."""
     ranks: int = 1
     """Processes of each machine that the recipe is for."""
     now: tuple[str, ...] = ()
@@ -75,10 +79,10 @@ class Draft:
                 self.choose(key, option)
 
     def text(self, source: str, command: str) -> str:
-        """The recipe in YAML, with what was left over as comments.
+        """The recipe in YAML, with arguments that were not converted as comments.
 
         Args:
-            source: file that it was made of.
+            source: file that was converted.
             command: the command that trains it.
         """
         about = f"# Made of {source} by trireme convert-args. What it could not take over stands at the end."

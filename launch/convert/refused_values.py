@@ -1,7 +1,7 @@
-"""Move values that a recipe would refuse from the draft of a recipe to the list of arguments that were not converted.
+"""Remove values from a converted recipe that the recipe check would refuse, and list them as not converted.
 
-The draft is read as a recipe without its model and its data, which may be far away or not there yet. A value with a
-problem is listed with what could not be taken over, by the name that it has in the other tool.
+The check leaves out the model and the data, since their files may be elsewhere or not exist yet. A removed value is
+listed by its name in the other tool.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ ELSEWHERE = (
     *("model.weights", "data.source.paths", "data.source.path", "data.source.split", "data.tokenizer.path"),
     *("data.eval_source", "data.chat.template", "plan.deepspeed", "run.dir"),
 )
-"""Keys that name files or repositories, which are not looked at."""
+"""Keys that name files or repositories, which are not checked."""
 MOST = 20
-"""Rounds; a value that is taken out may have hidden what is wrong with another one."""
+"""Rounds of the check; removing a value may show a problem of another one."""
 
 
 def leave_refused(draft: Draft, given: Mapping[str, Any], ranks: int) -> None:
-    """Move values of the draft that are refused to what is left.
+    """Move refused values from ``draft.values`` to ``draft.left``.
 
     Args:
         given: the arguments of the file by name.
@@ -67,7 +67,7 @@ def _names(field: str, key: str) -> bool:
 
 
 def _elsewhere(key: str, value: Any) -> bool:
-    """Whether a value names what is not looked at."""
+    """Whether a value names files or repositories, which are not checked."""
     values = value if isinstance(value, list) and value else [value]
     return key in ELSEWHERE and all(isinstance(each, str) and each for each in values)
 
@@ -85,7 +85,7 @@ def data_ranks(draft: Draft, ranks: int) -> int:
 
 
 def _problems(draft: Draft, ranks: int) -> list[Problem]:
-    """What the check finds in the draft, apart from its model and its data."""
+    """Problems that the check finds in the draft, apart from its model and its data."""
     from ...configs.schema import read_recipe
 
     return read_recipe(_raw(draft), lambda plan: ranks)[1]

@@ -1,4 +1,4 @@
-"""The type of a conversion rule for one argument of another tool, and a helper that chooses a group's option."""
+"""The type of a rule that converts one argument of another tool, and helpers that read values and choose options."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def number(name: str, value: Any) -> float:
 
 
 def whole(draft: Draft, name: str, value: Any, least: int = 0) -> int | None:
-    """A whole number of at least ``least``; None if the value is another one, which is then noted in the draft.
+    """A whole number of at least ``least``; None for any other number, which is then noted in the draft.
 
     Raises:
         UserError: the value is no number.
@@ -66,7 +66,7 @@ def mapping(name: str, value: Any) -> dict[str, Any]:
 
 
 def option(draft: Draft, group: str, name: str, value: Any) -> None:
-    """Choose an option of a group by another tool's name for it; how it differs from the other one is noted."""
+    """Choose an option of a group by another tool's name for it; a difference between the two is noted in the draft."""
     plain = str(getattr(value, "value", value))
     if plain in group_options(group):
         draft.choose(group, plain)

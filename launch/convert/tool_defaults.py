@@ -1,4 +1,7 @@
-"""Do not report unconverted arguments of transformers that have their default value: a dump contains all arguments."""
+"""Remove transformers arguments with their default value from the list of arguments that were not converted.
+
+A dump of ``TrainingArguments`` contains all arguments, also those that nobody has set.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ ACCELERATOR = {
 
 
 def without_defaults(draft: Draft) -> None:
-    """Remove arguments with transformers' own defaults from what was not converted; nobody has asked for them."""
+    """Remove arguments with transformers' own defaults from ``draft.left``; nobody has set them."""
     defaults = _defaults()
     for name, (value, _) in list(draft.left.items()):
         usual = name in defaults and value == defaults[name]

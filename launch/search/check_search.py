@@ -84,8 +84,8 @@ def prepare(
         read_objective(typed, typed.search, function),
     )
     others = build_engine(prepared.search.engine).problems(prepared)
-    others += _of_optuna(prepared)
-    if problems := [*_double(prepared), *_old_study(prepared, fresh), *others]:
+    others += _optuna_problems(prepared)
+    if problems := [*_given_twice(prepared), *_old_study(prepared, fresh), *others]:
         raise UserError(*problems)
     return prepared
 
@@ -126,7 +126,7 @@ def _space(
     return space.typed(raw), [problem_of(flaw, "search", {"space": given}) for flaw in flaws]
 
 
-def _of_optuna(prepared: Prepared) -> list[Problem]:
+def _optuna_problems(prepared: Prepared) -> list[Problem]:
     """Problems of the sampler and the pruner, if optuna chooses the trials."""
     if not engine_class(prepared.search.engine).OF_OPTUNA:
         return []
@@ -145,8 +145,8 @@ def _folder(recipe: RecipeConfig, overrides: Sequence[str]) -> tuple[Path, str]:
     return folder, name or folder.name
 
 
-def _double(prepared: Prepared) -> list[Problem]:
-    """Problems of keys that are searched and given."""
+def _given_twice(prepared: Prepared) -> list[Problem]:
+    """Problems of keys that are in the search space and also given on the command line."""
     if not isinstance(prepared.space, Space):
         return []
     given = {key_of(text): text.partition("=")[2] for text in prepared.command.of_trials}

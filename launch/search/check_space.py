@@ -107,7 +107,7 @@ def _problems(command: StudyCommand, values: Mapping[str, Any]) -> list[Problem 
 
 
 def _with_condition(field: str, values: Mapping[str, Any]) -> str:
-    """The fix that a key of a group has beside others, if the search also chooses the group's file."""
+    """A further fix for a key of a group whose file is searched too: search the key only where the file has it."""
     group = field.partition(".")[0]
     return f"; or search it only where it fits: when: {{{group}: NAME}}" if group in values and group != field else ""
 

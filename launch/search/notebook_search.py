@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Found:
-    """The results of a search: its trials, the best of them, and pictures."""
+    """The results of a search: its trials, the best of them, and plots."""
 
     dir: Path
     """Folder of the study, with one run folder for each trial."""
@@ -105,7 +105,7 @@ def search(
     fresh: bool = False,
     recipe_dirs: Sequence[str] = (),
 ) -> Found:
-    """Search; the same call goes on with a study.
+    """Run a search; the same call continues a study.
 
     Args:
         recipe: name (see ``trireme recipes``) or path of a .yaml file.

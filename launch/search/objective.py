@@ -46,7 +46,7 @@ class Objective:
         return [] if self.function else self.names
 
     def of_lines(self, lines: Iterable[Mapping[str, Any]]) -> list[float]:
-        """Values of a run by its lines.
+        """Values of the objectives from a run's lines of metrics.
 
         Raises:
             KeyError: a metric that no line has.

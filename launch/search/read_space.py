@@ -22,7 +22,7 @@ OTHER_NAMES = {
     **dict.fromkeys(("log_scale", "logarithmic", "loguniform", "log_uniform"), "log"),
     **dict.fromkeys(("step_size", "q", "quantum"), "step"),
 }
-"""What other tools call the keys of a range or choice."""
+"""Name in other tools -> key of a range or choice."""
 NOT_SEARCHED = ("run", "search", "launch")
 """Parts that say where and how a run is started, which a search decides itself."""
 
@@ -163,7 +163,7 @@ def _sound(found: Sequence[Parameter], refused: set[str]) -> list[Parameter]:
 
 
 def _ordered(waiting: list[Parameter]) -> tuple[list[Parameter], list[Parameter]]:
-    """Parameters after those that their conditions name, and those that depend on themselves."""
+    """Parameters, each after those that its conditions name; and parameters that depend on each other in a cycle."""
     ordered: list[Parameter] = []
     while waiting:
         keys = {parameter.key for parameter in waiting}

@@ -1,4 +1,4 @@
-"""The results of a study: a table of its trials, the best recipe, and the importance of each key."""
+"""Write and print the results of a study: a table of its trials, the best recipe, and the importance of each key."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def rows(store: StudyStore) -> list[dict[str, Any]]:
 
 
 def write_results(store: StudyStore) -> None:
-    """Write the table, the best recipes and the pictures into the study's folder."""
+    """Write the table, the best recipes and the plots into the study's folder."""
     from .study_plots import draw_pictures
 
     folder, found = store.folder, rows(store)
@@ -117,7 +117,7 @@ def show_results(store: StudyStore) -> None:
 
 
 def _found(store: StudyStore, best: Sequence[FrozenTrial]) -> list[str]:
-    """Sentences on the best trials and on what the recipe's own values give."""
+    """Sentences on the best trials and on the result of the recipe's own values."""
     if not best:
         return ["no trial has ended with a value"]
     objective = store.objective
@@ -155,8 +155,8 @@ def _further(store: StudyStore) -> list[str]:
         lines.append(f"{ended} of {store.search.trials} trials have ended; the same command goes on with the study")
     elif store.all_tried:
         lines.append(f"all {store.combinations} combinations of the space were tried")
-    if again := sum(VALUES in trial.user_attrs for trial in trials) - store.points:
-        lines.append(f"{again} trial{'s' if again > 1 else ''} had values that were tried before; {EACH_ONCE}")
+    if repeated := sum(VALUES in trial.user_attrs for trial in trials) - store.points:
+        lines.append(f"{repeated} trial{'s' if repeated > 1 else ''} had values that were tried before; {EACH_ONCE}")
     return lines
 
 
@@ -175,7 +175,7 @@ def _cell(value: Any) -> str:
 
 
 def _write_recipe(store: StudyStore, trial: FrozenTrial, path: Path, run_dir: Path) -> None:
-    """The resolved recipe of a trial as a run of its own."""
+    """Write the resolved recipe of a trial, with a run folder of its own."""
     source = store.folder / trial.user_attrs[FOLDER] / RECIPE
     recipe = yaml.safe_load(source.read_text())
     recipe["run"] |= {"dir": str(run_dir), "group": None, "trial": None}

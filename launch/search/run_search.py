@@ -31,8 +31,8 @@ from .trial_starter import Started, TrialStarter
 
 TIMED_OUT = "timed out"
 OF_THE_POINT = (PRUNED, DIVERGED, MEMORY, REFUSED, TIMED_OUT)
-"""Endings that say something of a trial's values: the study counts them as pruned, so that samplers avoid the place.
-Other failures say nothing of the values."""
+"""Endings that a trial's values cause: the study counts them as pruned, so that samplers avoid similar values. Other
+failures do not depend on the values."""
 AGAIN = (KILLED, SAVED, INTERRUPTED)
 """Endings after which a trial goes on from its checkpoint."""
 NOT_ASKED_FOR = "it was paused, and not asked for again"
@@ -100,7 +100,7 @@ class Search:
                 for thread in threads:
                     while thread.is_alive():
                         thread.join(0.1)
-                        self._heed()
+                        self._stop_if_asked()
             if self.error is None and not self.left and time.monotonic() < self.deadline:
                 self._end_paused()
         finally:
@@ -270,8 +270,8 @@ class Search:
     def _note_signal(self, number: int, frame: FrameType | None) -> None:
         self.signals.append(time.monotonic())
 
-    def _heed(self) -> None:
-        """Have running trials save and leave after a signal; a second one kills them."""
+    def _stop_if_asked(self) -> None:
+        """After an error or a signal, have running trials save and leave; a second signal kills them."""
         if self.error is not None and not self.ending:
             self.ending = True
             self.engine.leave()
@@ -280,12 +280,12 @@ class Search:
             return
         first = not self.left
         self.left = True
-        again = self.signals[-1] - self.signals[0] > SAME_KEYSTROKE
+        second = self.signals[-1] - self.signals[0] > SAME_KEYSTROKE
         if first:
             self.engine.leave()
             say("trials save and leave; Ctrl-C again ends them at once")
-        if first or again:
-            self._tell_all(signal.SIGKILL if again else signal.SIGINT)
+        if first or second:
+            self._tell_all(signal.SIGKILL if second else signal.SIGINT)
 
     def _tell_all(self, number: signal.Signals) -> None:
         for _, started in list(self.running.values()):

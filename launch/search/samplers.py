@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, TrialState
 
 ONE_SEQUENCE = ("optuna.samplers.QMCSampler",)
-"""Samplers that count on in one sequence by the study's storage: all trials need the same seed."""
+"""Samplers that draw one sequence, whose position the study stores: all trials need the same seed."""
 DEFAULT = {"_target_": "optuna.samplers.TPESampler"}
 DEFAULT_OF_SEVERAL = {"_target_": "optuna.samplers.NSGAIISampler"}
 EXHAUSTED = "trireme:exhausted"

@@ -92,15 +92,15 @@ class SearchConfig:
             why = "is a database in memory, which ends with the process"
             yield f"storage={self.storage!r} is wrong because it {why}; write sqlite:///FILE, or leave it out"
         if isinstance(self.space, str):
-            yield from self._of_engine(None) if is_path(self.space) else ()  # another text is refused as a whole
+            yield from self._engine_flaws(None) if is_path(self.space) else ()  # another text is refused as a whole
             return
         space, flaws = read_space(self.space)
-        yield from flaws or self._of_engine(space)
+        yield from flaws or self._engine_flaws(space)
         for number, point in enumerate(self.first):
             yield from (f"first.{number}.{flaw}" for flaw in space.flaws_of(point))
 
-    def _of_engine(self, space: Space | None) -> Iterator[str]:
-        """What the engine lacks, and what is wrong with its arguments."""
+    def _engine_flaws(self, space: Space | None) -> Iterator[str]:
+        """Options that the engine does not support, and mistakes in its arguments."""
         try:
             cls = engine_class(self.engine)
         except Exception:  # the check of components says it

@@ -39,12 +39,12 @@ class Parameter:
     whole: bool = False
     """Whether the values are integers."""
     typed: bool = False
-    """Whether the space itself says so, by ``type``."""
+    """Whether the space gives the ``type`` of the values."""
     choices: tuple[Any, ...] | None = None
     when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def active(self, values: Mapping[str, Any]) -> bool:
-        """Whether the key is searched beside ``values`` of other keys."""
+        """Whether the key is searched if other keys have these values."""
         return all(key in values and values[key] in allowed for key, allowed in self.when.items())
 
     def extremes(self) -> tuple[Any, ...]:
@@ -93,7 +93,7 @@ class Space:
 
     parameters: tuple[Parameter, ...]
     refused: frozenset[str] = frozenset()
-    """Keys that the space was to have, whose ranges or conditions are wrong."""
+    """Keys that were left out because their ranges or conditions are wrong."""
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -108,7 +108,7 @@ class Space:
         return self._points({}) if math.prod(filter(None, counts)) <= MOST_COUNTED else None
 
     def _points(self, values: dict[str, Any]) -> int:
-        """Points that go on from values of the first keys; keys with conditions depend on those before them."""
+        """Number of points with these values of the first keys; keys with conditions depend on those before them."""
         rest = [each for each in self.parameters if each.key not in values and each.active(values)]
         if not rest:
             return 1
@@ -134,7 +134,7 @@ class Space:
         return found
 
     def flaws_of(self, point: Mapping[str, Any]) -> Iterator[str]:
-        """What is wrong with a given point."""
+        """Mistakes in a point that the user gives."""
         for key, value in point.items():
             mine = [parameter for parameter in self.parameters if parameter.key == key]
             if key in self.refused:
@@ -149,7 +149,7 @@ class Space:
                 yield f"{key} is searched only with {conditions}; leave it out, or give that too"
 
     def _may_be_active(self, parameter: Parameter, point: Mapping[str, Any]) -> bool:
-        """Whether a parameter may be searched beside the given values; those that are not given may be anything."""
+        """Whether a parameter may be searched at a point; keys that the point does not have may take any value."""
         return all(key not in point or point[key] in allowed for key, allowed in parameter.when.items())
 
     def typed(self, raw: Mapping[str, Any]) -> Space:
@@ -164,7 +164,7 @@ class Space:
         return replace(self, parameters=tuple(map(fitted, self.parameters)))
 
     def as_json(self) -> dict[str, Any]:
-        """The space as the study remembers it."""
+        """The space as the study stores it."""
         return {each.name: json.loads(json.dumps(_domain(each))) for each in self.parameters}
 
 

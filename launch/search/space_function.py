@@ -35,7 +35,7 @@ def call_space(function: Callable[[Any], Any], trial: Any) -> dict[str, Any]:
 
 
 def _unfit(value: Any) -> Iterator[str]:
-    """What a recipe cannot hold, in words."""
+    """Values that a recipe cannot hold, described in words."""
     if isinstance(value, float) and not math.isfinite(value):
         yield f"{value}"
     elif isinstance(value, Mapping):

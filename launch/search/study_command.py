@@ -33,7 +33,7 @@ class StudyCommand:
 
     @property
     def of_trials(self) -> list[str]:
-        """Overrides of every trial: those of the command, without what a search decides itself."""
+        """Overrides of every trial: those of the command, without keys that a search sets itself."""
         return [
             text for text in self.overrides if key_of(text).split(".")[0] != "search" and key_of(text) not in OWN_KEYS
         ]
@@ -50,7 +50,7 @@ class StudyCommand:
 
 
 def recalled(recipe: str, overrides: Sequence[str], recipe_dirs: Sequence[str], nproc: int | None) -> StudyCommand:
-    """The command as given, or for the folder of a study that which began it, with what was given beside it.
+    """The command as given. For the folder of a study it is the command that began the study, changed by what is given.
 
     Raises:
         UserError: there is neither a recipe nor a study of this name.

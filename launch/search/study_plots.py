@@ -27,7 +27,7 @@ Row = Mapping[str, Any]
 def draw_pictures(
     store: StudyStore, rows: Sequence[Row], importances: Mapping[str, float], best: Sequence[FrozenTrial]
 ) -> None:
-    """Draw all pictures into the study's folder."""
+    """Draw all plots into the study's folder."""
     names = store.objective.names
     chosen = [row for row in rows if row["trial"] in {trial.number for trial in best}]
     done = [row for row in rows if all(isinstance(row[name], float) and math.isfinite(row[name]) for name in names)]

@@ -88,10 +88,10 @@ class StudyStore:
     """A study of optuna with the claims of its workers.
 
     Args:
-        folder: that of the study.
+        folder: the study's folder.
         name: its name in the storage.
         search, objective: as the recipe writes them.
-        identity: what must not change while the study goes on.
+        identity: settings that must not change while the study goes on.
         combinations: points of the space; None if it has no end.
     """
 
@@ -171,7 +171,7 @@ class StudyStore:
     def interrupted(self) -> set[int]:
         """Numbers of trials that no worker runs, and that have not ended: the next worker goes on with them."""
         found = set()
-        with self.locked():  # a worker that claims a trial now must not meet a lock that is held for a look
+        with self.locked():  # a worker that claims a trial now must not meet a lock that is held only for this check
             for trial in self.trials:
                 lock = self._try_lock(trial.number) if trial.state == TrialState.RUNNING else None
                 if lock is not None:
@@ -191,7 +191,11 @@ class StudyStore:
         return {trial.number: json.loads(trial.user_attrs.get(VALUES, "{}")) for trial in running}
 
     def left(self, suggest: Suggest, numbers: Container[int] | None = None) -> Claim | None:
-        """A trial that no worker runs any more, perhaps one of some; None if there is none. Called under the lock."""
+        """An unfinished trial that no worker runs any more; None if there is none. Called under the lock.
+
+        Args:
+            numbers: trials that may be taken; None allows all.
+        """
         for frozen in self.trials:
             wanted = frozen.state == TrialState.RUNNING and (numbers is None or frozen.number in numbers)
             lock = self._try_lock(frozen.number) if wanted else None

@@ -34,7 +34,7 @@ NO_MEMORY = re.compile(
 )
 OUTPUT = "trial.out"
 CHECKPOINT_SECONDS = 60.0
-"""Seconds in which a running trial must have written the checkpoint of a step that it has ended."""
+"""Seconds in which a running trial must have written the checkpoint of a step that it has finished."""
 SAMPLE = "TRIREME_TRIAL_SAMPLE"
 """Variable with the request by which a server warms up, as JSON."""
 

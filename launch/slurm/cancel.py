@@ -13,7 +13,7 @@ from .job_record import read_record
 from .slurm_commands import NoAnswer, Refused, slurm
 
 POLL = 1.0
-"""Seconds between looks at the queue."""
+"""Seconds between two queries of the queue."""
 SAVING = 600
 """Seconds that ranks get to save, unless ``--wait`` says otherwise."""
 

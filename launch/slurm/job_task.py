@@ -49,7 +49,7 @@ def take_rank() -> None:
     cores = len(os.sched_getaffinity(0))
     own = int(os.environ.get("SLURM_CPUS_PER_TASK") or max(cores // here, 1))
     os.environ.setdefault("OMP_NUM_THREADS", str(min(own, cores)))
-    _speak_into_a_file(int(os.environ["RANK"]))
+    _redirect_output(int(os.environ["RANK"]))
 
 
 def use_node_storage() -> None:
@@ -96,7 +96,7 @@ def _nodes() -> str:
     return os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST", "")
 
 
-def _speak_into_a_file(rank: int) -> None:
+def _redirect_output(rank: int) -> None:
     """Send the output of this rank to the file that a launcher would use; rank 0 keeps the job's output."""
     logs = os.environ.get(LOGS)
     if not logs:

@@ -17,9 +17,9 @@ from .job_record import read_record
 from .slurm_commands import NoAnswer
 
 POLL = 0.5
-"""Seconds between looks at the file."""
+"""Seconds between two checks of the file."""
 ASK = 10.0
-"""Seconds between looks at the queue while the log does not grow."""
+"""Seconds between two queries of the queue while the log does not grow."""
 
 
 def show_logs(run: str, rank: int | None = None, follow: bool = False, lines: int | None = None) -> None:
@@ -74,8 +74,8 @@ def _is_run(path: Path) -> bool:
 def log_files(folder: Path, rank: int | None) -> list[Path]:
     """The newest logs of a run; empty before there are any.
 
-    The job's own, with what rank 0 says; on one machine without a cluster ``log.txt``. Other ranks have a log file
-    (``logs/rankN.log``; in a notebook ``rankN.out``), and for each start one of errors: the newest of those is shown.
+    The log of rank 0 is that of the SLURM job, or ``log.txt`` for a run without a job. Other ranks have a log file
+    (``logs/rankN.log``; in a notebook ``rankN.out``), and output files for each start, of which the newest is shown.
     """
     if rank:
         logged = [file for file in (folder / "logs" / f"rank{rank}.{end}" for end in ("log", "out")) if _says(file)]

@@ -13,7 +13,7 @@ SILENCE = ("unable to contact slurm controller", "connect failure", "timed out",
 """Parts of messages that mean: the controller did not answer."""
 CLUSTER = "see whether the cluster is up: scontrol ping"
 NO_CLUSTER = ("configuration source", "slurm.conf", "unable to process configuration")
-"""Words that say that the commands are here, but belong to no cluster."""
+"""Words in messages of commands that are installed on a machine without a cluster."""
 ELSEWHERE = (
     "run it on a login node of the cluster; here `trireme train` trains, `trireme logs RUN -f` follows a run, and "
     "`trireme launch --dry-run` prints the script of a job"

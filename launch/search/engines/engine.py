@@ -47,7 +47,7 @@ class Engine:
     """Chooses trials. A class of your own overrides ``suggest`` and perhaps ``verdict``."""
 
     TITLE: ClassVar[str] = "this engine"
-    """Name for people."""
+    """Name in messages."""
     MODULES: ClassVar[tuple[str, ...]] = ()
     """Modules that must be installed."""
     INSTALL: ClassVar[str] = ""
@@ -55,9 +55,9 @@ class Engine:
     OF_OPTUNA: ClassVar[bool] = False
     """Whether ``search.sampler``, ``pruner`` and functions as spaces, which belong to optuna, have a meaning."""
     MOST_OBJECTIVES: ClassVar[int] = 1
-    """Objectives that it can judge by at once."""
+    """Number of objectives that a search may have."""
     MOST_JOBS: ClassVar[int | None] = None
-    """Trials that it can have at once; None for any number."""
+    """Number of trials that may run at once; None for any number."""
     SHARED: ClassVar[bool] = False
     """Whether several workers may share a study."""
     PRUNES: ClassVar[str] = ""
@@ -89,7 +89,7 @@ class Engine:
             space: None for a function.
         """
         if not cls.OF_OPTUNA:
-            yield from _of_optuna(cls, search, space)
+            yield from _optuna_only(cls, search, space)
         if len(search.objectives) > cls.MOST_OBJECTIVES:
             most = "one objective" if cls.MOST_OBJECTIVES == 1 else f"{cls.MOST_OBJECTIVES} objectives"
             names = ", ".join(search.objectives)
@@ -101,7 +101,7 @@ class Engine:
             yield f"workers={search.workers} is wrong because {cls.TITLE} has one worker for a study; {fix}"
 
     def flaws(self, search: SearchConfig, space: Space | None) -> Iterator[str]:
-        """Mistakes in this engine's own arguments, in the same form: ``engine.method='x' is wrong; do this``."""
+        """Mistakes in this engine's own arguments, each as ``engine.method='x' is wrong; do this``."""
         return iter(())
 
     def problems(self, prepared: Prepared) -> list[Problem]:
@@ -160,7 +160,7 @@ class Engine:
         return space.suggest(trial) if isinstance(space, Space) else call_space(space, trial)
 
 
-def _of_optuna(cls: type[Engine], search: SearchConfig, space: Space | None) -> Iterator[str]:
+def _optuna_only(cls: type[Engine], search: SearchConfig, space: Space | None) -> Iterator[str]:
     """Refusals of keys that only optuna supports."""
     if search.sampler is not None:
         yield f"sampler is a key of optuna, and {cls.TITLE} chooses the values; leave it out, or use search=optuna"

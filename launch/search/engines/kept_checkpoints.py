@@ -38,7 +38,7 @@ def keep_start(study: Path, start: Start) -> None:
 
 
 def remove_starts(study: Path) -> None:
-    """Remove all that were kept, once no trial will begin from them."""
+    """Remove all kept checkpoints. No trial may begin from them any more."""
     shutil.rmtree(study / FOLDER, ignore_errors=True)
 
 

@@ -24,7 +24,7 @@ class RayRun:
     """A trial of Ray while it runs."""
 
     numbers: list[int] = field(default_factory=list)
-    """Trials of the study that have stood for it, the last one now."""
+    """Numbers of the study's trials that ran for this trial of Ray; the last one runs now."""
     step: int = 0
     """The last step of which Ray knows the value."""
     results: queue.Queue[dict[str, Any]] = field(default_factory=queue.Queue)
@@ -60,7 +60,7 @@ class RayChannel:
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
 
     def bind(self, number: int, run: RayRun) -> None:
-        """Have a trial of the study stand for one of Ray."""
+        """Note that a trial of the study runs for a trial of Ray."""
         run.numbers.append(number)
         self._by_number[number] = run
 

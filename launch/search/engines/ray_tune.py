@@ -167,7 +167,7 @@ class RayTune(Engine):
     # -- trials of Ray and of the study ---------------------------------------------------------------------------
 
     def _claimed(self, begun: Begun) -> Claim | None:
-        """The trial of the study that a trial of Ray stands for: one that it goes on with, or a new one."""
+        """The trial of the study that runs for a trial of Ray: an unfinished one that is continued, or a new one."""
         assert self.channel is not None
         space, run, start = self._space(), begun.run, begun.start
         values = {each.name: fitted(each, begun.values[each.name]) for each in space.parameters}

@@ -95,7 +95,7 @@ def described(parameter: Parameter) -> dict[str, Any]:
 
 
 def _flaw(parameter: Parameter) -> str:
-    """What SigOpt cannot do with a key, as ``is wrong; do this``."""
+    """Why SigOpt cannot search a key, as ``is wrong; do this``; empty if it can."""
     if len(parameter.name) > LONGEST_NAME:
         return f"has a name of more than {LONGEST_NAME} characters, which SigOpt does not take; use search=optuna"
     if parameter.choices is not None:

@@ -258,7 +258,7 @@ class WandbSweep(Engine):
     # -- trials -------------------------------------------------------------------------------------------------
 
     def _variables(self, claim: Claim, run: str) -> dict[str, str]:
-        """What makes a run one of the sweep: the same variables and file as W&B's own agent gives it."""
+        """Variables that make a run part of the sweep. They name a file with its values, as those of W&B's agent do."""
         entity, _, name = self.path
         file = (Path(self.prepared.folder) / "wandb_sweep" / f"config-{run}.yaml").absolute()
         file.parent.mkdir(exist_ok=True)
