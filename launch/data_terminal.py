@@ -122,7 +122,7 @@ def _view(view: View, console: Console) -> Iterator[RenderableType]:
         yield Line(_cut(visible(view.text)))
     elif isinstance(view, Picture):
         yield Line(visible(view.about), "dim")
-        yield _picture(view.pixels, _has_colours(console))
+        yield _image(view.pixels, _has_colours(console))
     elif isinstance(view, Sound):
         yield Line(visible(f"{view.seconds:.2f} s at {view.rate:,} Hz; {view.about}"), "dim")
         yield Line(sparkline(view.samples, 60), "green")
@@ -170,7 +170,7 @@ def _legend(pieces: Sequence[Piece], colours: bool) -> Line:
     return line
 
 
-def _picture(pixels: np.ndarray, colours: bool) -> Line:
+def _image(pixels: np.ndarray, colours: bool) -> Line:
     """Two rows of pixels per line, as halves of a block in two colours; shades of signs where there are no colours."""
     small = resized(pixels, WIDE, 2 * HIGH)
     line = Line(no_wrap=True, overflow="crop")

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ..errors import Problem, UserError
 from ..trainer.interruption import STARTED, run_started
 from .error_report import DIVERGED, SAVED, RanksFailed
-from .failures import OWN_LAUNCH, leave_word, left_a_file, raise_failure
+from .failures import OWN_LAUNCH, left_a_file, raise_failure, write_message
 from .forked import ForkServer
 from .quick_imports import quick_imports
 
@@ -160,7 +160,7 @@ def _report(result: Any, agent: Agent, ranks: int, logs: Path, machines: Machine
         raise_failure(result.failures, ranks * (machines.count if machines else 1), agent.log_of)
     except (UserError, RanksFailed) as error:
         if machines:
-            leave_word(logs / machines.run_id, machines.index, result.failures, error)
+            write_message(logs / machines.run_id, machines.index, result.failures, error)
         raise
 
 

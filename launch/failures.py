@@ -151,18 +151,18 @@ def left_a_file(failure: ProcessFailure) -> bool:
     return isinstance(failure.error_file_data, dict) and "trireme" in failure.error_file_data
 
 
-def leave_word(folder: Path, machine: int, failures: Mapping[int, ProcessFailure], error: Exception) -> None:
-    """Write this machine's message about its failed ranks to a file; ``first_word`` compares those of all machines."""
+def write_message(folder: Path, machine: int, failures: Mapping[int, ProcessFailure], error: Exception) -> None:
+    """Write this machine's message about its failed ranks to a file, which ``first_message`` reads."""
     order = precedence(first_failure(failures)[1], failures)
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"machine_{machine}.json").write_text(json.dumps({"order": order, "text": str(error)}))
 
 
-def first_word(folder: Path) -> str | None:
+def first_message(folder: Path) -> str | None:
     """The message of the machine whose rank failed first; None if no machine has written one."""
-    words = [json.loads(file.read_text()) for file in folder.glob("machine_*.json")]
-    return min(words, key=lambda word: word["order"])["text"] if words else None
+    found = [json.loads(file.read_text()) for file in folder.glob("machine_*.json")]
+    return min(found, key=lambda message: message["order"])["text"] if found else None
 
 
 def raise_failure(failures: Mapping[int, ProcessFailure], world_size: int, log_of: Callable[[int], str]) -> None:

@@ -69,7 +69,7 @@ def listed(path: Path, verify: bool = False) -> list[Listed]:
         reason = "holds no checkpoint" if os.path.isdir(path) else "is not a folder"
         raise UserError(Problem("RUN", reason, "name a run folder, such as runs/persimmon_stdlib", str(path)))
     if not verify:
-        return [_look(folder, digests=False) for folder in folders]
+        return [_examined(folder, digests=False) for folder in folders]
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
@@ -79,7 +79,7 @@ def listed(path: Path, verify: bool = False) -> list[Listed]:
         result = []
         for folder in folders:
             progress.update(bar, description=f"verifying {folder.name}")
-            result.append(_look(folder, digests=True, checked=lambda size: progress.advance(bar, size)))
+            result.append(_examined(folder, digests=True, checked=lambda size: progress.advance(bar, size)))
     return result
 
 
@@ -100,7 +100,7 @@ def _step(folder: Path) -> int | None:
     return int(digits) if digits.isdigit() and "step_" in folder.name else None
 
 
-def _look(folder: Path, digests: bool, checked: Callable[[int], None] = lambda size: None) -> Listed:
+def _examined(folder: Path, digests: bool, checked: Callable[[int], None] = lambda size: None) -> Listed:
     from ..trainer.checkpoint.layout import MANIFEST, damages, files_of
 
     hidden = folder.name.startswith(".")

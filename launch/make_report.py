@@ -56,9 +56,9 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         UserError: a folder holds no run, a file cannot be read or the page cannot be written.
     """
-    out = None if options.out is None else own_place(options.out, "--out")
+    out = None if options.out is None else page_file(options.out, "--out")
     asked = find_runs(options.runs)
-    out = out or own_place(str(default_place(asked)), "--out")
+    out = out or page_file(str(default_page_file(asked)), "--out")
     if not options.watch:
         report = make_report(asked)
         _write(report, out)
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
     _watch(options.runs, out, options.every)
 
 
-def own_place(given: str, option: str) -> Path:
+def page_file(given: str, option: str) -> Path:
     """The file that ``option`` names for a page.
 
     Raises:
@@ -141,7 +141,7 @@ def _name(run: Path, named: Path, beside_others: bool) -> str:
     return f"{named.resolve().name}/{inside}" if beside_others else inside
 
 
-def default_place(asked: Asked) -> Path:
+def default_page_file(asked: Asked) -> Path:
     """The path of the page: in the folder that was named, or in the current folder if several were named."""
     return (asked.alone or Path()) / PAGE
 

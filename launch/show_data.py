@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..trainer.spinner import say, spinning
 from .compose import compose
 from .compose_plan import compose_plan
-from .make_report import own_place
+from .make_report import page_file
 from .quick_imports import quick_imports
 from .train import checked
 
@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         UserError: the recipe has problems, or its data are not usable.
     """
-    page = None if options.html is None else own_place(options.html, "--html")
+    page = None if options.html is None else page_file(options.html, "--html")
     with spinning("reading the recipe"):
         report = _report(options)
     from .data_terminal import print_report

@@ -49,7 +49,7 @@ def build_on_meta(model: ModelConfig, head: str, data: Vocabulary | Facts) -> Pr
     configuration.
 
     Args:
-        data: what the data tells the model; a vocabulary stands for a data set that has nothing else.
+        data: facts about the data set; a vocabulary is enough for a data set without labels.
 
     Raises:
         UserError: the vocabulary is larger than the model's, or no model can be built with such a configuration.
@@ -218,7 +218,7 @@ def weight_source(config: ModelConfig, model: PreTrainedModel, seed: int, speaks
 
     Args:
         model: on the meta device; it must not change later, because every call of the function looks at its modules.
-        speaks: log notes on stored tensors that are not used; one rank does.
+        speaks: log notes on stored tensors that are not used; true on one rank only.
 
     Raises:
         UserError: the weights do not fit the model; this is known before any tensor is read.

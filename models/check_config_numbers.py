@@ -1,6 +1,6 @@
-"""Check the numbers of a model configuration: sizes, probabilities, counts of attention heads, special tokens.
+"""Check the numbers of a model configuration (sizes, probabilities, head counts, special tokens) and its activation.
 
-With wrong numbers, transformers fails when it builds the model, or later in the first forward pass.
+With wrong values, transformers fails when it builds the model, or later in the first forward pass.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float)}
-"""Annotation -> the types that it takes. Those of other fields are not compared with anything."""
+"""Annotation -> the types that it takes. Fields with other annotations are not checked."""
 
 
 def refuse_other_types(config: Any, cls: type) -> None:

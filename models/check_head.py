@@ -18,7 +18,7 @@ from .heads import HEADS
 from .model_config import ModelConfig
 
 ADVICE = "as a standalone, add `is_decoder=True"
-"""What transformers' classes of encoders warn of, if they are to predict next tokens."""
+"""Words of a warning that is in the code of transformers' encoder classes only."""
 
 
 def check_head(model: ModelConfig, config: Any, head: str) -> list[Problem]:

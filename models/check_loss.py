@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from .model_config import ModelConfig
 
 LARGE = 65_536
-"""Words from which on ``auto`` computes losses in pieces: there the logits of a thousand tokens take 256 MiB."""
+"""Vocabulary size from which ``auto`` computes losses in pieces: the logits of a thousand tokens then take 256 MiB."""
 PIECE = 2**30
 """Bytes of logits that are held at once on a GPU."""
 
 
 def in_pieces(choice: str, words: int) -> bool:
-    """Whether losses are computed in pieces, if the model and the task allow it."""
+    """Whether losses are computed in pieces for a vocabulary of ``words``, if the model and the task allow it."""
     return choice in ("chunked", "liger") or (choice == "auto" and words >= LARGE)
 
 

@@ -51,7 +51,7 @@ def check_model(model: ModelConfig, block_size: int, head: str = "causal_lm") ->
         return problems
     problems = [*check_head(model, config, head), *_check_length(config, model, block_size)]
     problems += _check_dropout(config, model)
-    problems = problems or check_family(_that_builds(model), head)
+    problems = problems or check_family(_without_missing_qat(model), head)
     return problems or _check_tensors(model, head)
 
 
@@ -257,12 +257,13 @@ def _blueprint(model: ModelConfig, head: str) -> PreTrainedModel | None:
     from .facts import Facts
     from .heads import HEADS
 
-    plain = dataclasses.replace(_that_builds(model), attention="eager")
+    plain = dataclasses.replace(_without_missing_qat(model), attention="eager")
     return build_on_meta(plain, head, Facts()) if head in HEADS else None
 
 
-def _that_builds(model: ModelConfig) -> ModelConfig:
-    """The model without rounding by a package that is not installed, which is a problem of its own."""
+def _without_missing_qat(model: ModelConfig) -> ModelConfig:
+    """The model without ``model.qat`` if the package for it is missing, so that it can be built; another check reports
+    the package."""
     return dataclasses.replace(model, qat=None) if check_qat(model.qat) else model
 
 

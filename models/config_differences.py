@@ -18,7 +18,7 @@ NOT_COMPUTED = frozenset(
         *("use_cache", "return_dict", "output_hidden_states", "output_attentions", "initializer_range", "model_type"),
     )
 )
-"""Fields that do not change what weights compute, or that the data sets; those of special tokens are not among them."""
+"""Fields that do not change the outputs, or that follow from the data; ``_counts`` leaves out special tokens too."""
 
 
 def other_fields(now: Any, folder: Path, without: Collection[str] = ()) -> list[str]:
@@ -44,7 +44,7 @@ def other_fields(now: Any, folder: Path, without: Collection[str] = ()) -> list[
 
 
 def _computed(values: Any, without: Collection[str]) -> Any:
-    """The fields of a configuration, and of those inside of it, that decide what weights compute."""
+    """The fields of a configuration, and of those inside of it, that change the outputs."""
     if not isinstance(values, dict):
         return values
     return {name: _computed(value, without) for name, value in values.items() if _counts(name) and name not in without}

@@ -50,7 +50,7 @@ def blame(
             name = _named(error, left)
             names = [name] if name else _by_leaving_out(accepted, left, own)
             if not names:
-                return [*problems, _of_none(error, left, own, weights)]
+                return [*problems, _without_field(error, left, own, weights)]
             name, *others = names
             also = "".join(f", or another model.config.{other}" for other in others)
             fix = f"write another value{also}"
@@ -132,7 +132,8 @@ def _problem(
     return Problem("model.weights", why, f"correct that file, or set model.config.{name}", weights)
 
 
-def _of_none(error: Exception, values: Mapping[str, Any], own: Mapping[str, Any], weights: str | None) -> Problem:
+def _without_field(error: Exception, values: Mapping[str, Any], own: Mapping[str, Any], weights: str | None) -> Problem:
+    """The problem with the whole error, if no single field is to blame."""
     why = " ".join(str(error).split()) or type(error).__name__
     if own or weights is None:
         named = ", ".join(name for name in own if name in values)

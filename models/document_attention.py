@@ -1,4 +1,4 @@
-"""Attention for packed sequences of texts that computes only the attention inside each document.
+"""An attention function for packed sequences of texts: it computes attention only within each document.
 
 transformers separates the documents of a packed sequence by a mask of shape [batch, 1, length, length]. So a sequence
 of many documents costs as much as one long document, and on a GPU the mask rules out torch's fast kernels. This file

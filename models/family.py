@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any, Literal
 
 NOT_AT_RANDOM = (("apply_spec_augment", False),)
-"""Configuration fields of what transformers drops at random by generators that depend on the rank."""
+"""Configuration fields that switch off masks which transformers would draw differently on each rank."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,8 @@ class ModelFamily:
     """Attention kernels that transformers offers for the family. The first is the default: the best one that needs no
     further package."""
     packs: bool | None = None
-    """Whether a document in a packed row (``position_ids`` that restart, no mask) gives what it gives alone. False is
-    refused; None, where nobody has tried, is tried with the model itself when training begins."""
+    """Whether a document in a packed row (``position_ids`` that restart, no mask) has the same outputs as alone. False
+    is refused; if this is not known (None), it is tried with the model itself when training begins."""
     convolutions: tuple[tuple[str, str], ...] = ()
     """(module, child) of causal convolutions over a sequence, in modules of blocks that are called with
     ``position_ids``. They are made to read nothing of earlier documents."""

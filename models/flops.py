@@ -33,7 +33,7 @@ def training_flops_per_token(model: PreTrainedModel, family: ModelFamily, length
     attention = 12.0 * hidden_size(model.config)
     if latents is None or latents >= length:
         return operations + attention * len(blocks) * length
-    # The latents alone go through all of it; keys and values of the first block are made of every token.
+    # Only the latents go through all layers; keys and values of the first block are computed for every token.
     share, prefix = latents / length, _operations_of_keys(blocks[0])
     return share * (operations + attention * (length + (len(blocks) - 1) * latents)) + (1 - share) * prefix
 

@@ -58,22 +58,23 @@ Ask = Callable[[dict[str, Any], bool], Asked | None]
 
 
 class HeadPart:
-    """The head on a rank that holds it whole. Tensor ranks hold some words of it (``parallel/tensor_styles.py``)."""
+    """The head on a rank that holds it whole. A tensor rank holds the head for a part of the vocabulary
+    (``parallel/tensor_styles.py``)."""
 
     first, words = 0, 0
     group: dist.ProcessGroup | None = None
 
     def enter(self, hidden: Tensor) -> Tensor:
-        """Hidden states, for this rank's words."""
+        """Hidden states as inputs of this rank's part of the head."""
         return hidden
 
     def parameters(self, head: nn.Linear) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias of this rank's words."""
+        """Weight and bias of this rank's part of the head."""
         return head.weight, head.bias
 
 
 class HeadLoss:
-    """How the head of one model computes losses, and what is asked of it now."""
+    """How the head of one model computes losses, and the request that it is to answer now."""
 
     def __init__(self, logits: LogitMap, steps: list[Step], ask: Ask, fused: bool = False) -> None:
         """
@@ -110,7 +111,7 @@ class HeadLoss:
     def of_tokens(self, head: Any, hidden: Tensor, asked: Asked) -> HeadOutput:
         """Losses and likeliest tokens of hidden states [batch, length, width]."""
         if computes_losses(head):
-            return self._of_its_own(head, hidden, asked)
+            return self._computed_by_head(head, hidden, asked)
         part: HeadPart = head.__dict__.get("head_part") or HeadPart()
         labels, length = asked.labels, hidden.shape[1]
         before = (length - labels.shape[1], 0)  # hidden states of an image come before those of its text
@@ -129,8 +130,8 @@ class HeadLoss:
         values = torch.stack(found, -1).view(labels.shape[0], length, 2)
         return HeadOutput.of(values, list(self.steps), (asked.smoothing, asked.z_loss))
 
-    def _of_its_own(self, head: Any, hidden: Tensor, asked: Asked) -> HeadOutput:
-        """``of_tokens`` of a head that computes losses itself. Its scores are log-probabilities, so z-losses are 0."""
+    def _computed_by_head(self, head: Any, hidden: Tensor, asked: Asked) -> HeadOutput:
+        """``of_tokens`` for a head that computes losses itself. Its scores are log-probabilities, so z-losses are 0."""
         labels = asked.labels
         states, chosen, places = select(hidden.flatten(0, 1), labels.flatten(), IGNORE)
         losses, tokens = head.token_losses(states, chosen, asked.likeliest)
@@ -143,7 +144,7 @@ class HeadLoss:
 
 
 def _forward(self: Any, hidden: Tensor) -> Tensor:
-    """Forward pass of a head."""
+    """Forward pass of a head: losses if they are asked for, else logits."""
     if (asked := self.head_loss.asked) is not None and not (asked.smoothing and computes_losses(self)):
         return self.head_loss.of_tokens(self, hidden, asked)
     return type(self).forward(self, hidden) if self.logits_forward is None else self.logits_forward(hidden)

@@ -74,7 +74,7 @@ class HeadOutput(Tensor):
         if name not in KEPT:
             raise no_logits(f"is asked for {name} of logits")
         result = super().__torch_function__(func, types, args, kwargs)
-        _hand_on(args, result)
+        _copy_attributes(args, result)
         return result
 
     def meet(self, step: Step) -> None:
@@ -85,7 +85,7 @@ class HeadOutput(Tensor):
         """
         if self.steps is None:
             self.done.append(step)
-        elif not self.steps or not _alike(self.steps[0], step):
+        elif not self.steps or not _same(self.steps[0], step):
             raise no_logits(f"meets a model that does something else to its logits now ({step[0]} {step[1]:g})")
         else:
             self.steps = self.steps[1:]
@@ -101,7 +101,7 @@ KEPT = {
     *("clone", "as_subclass", "new_empty", "isfinite", "register_hook", "register_post_accumulate_grad_hook"),
     *("retain_grad", "backward"),
 }
-"""Operations on positions, and what engines ask of any tensor."""
+"""Other operations that are allowed: those that select positions, and those that engines call on any tensor."""
 
 
 def _step(name: str, args: tuple) -> Step | None:
@@ -129,11 +129,11 @@ def _number(value: Any) -> float | None:
     return None
 
 
-def _alike(one: Step, other: Step) -> bool:
+def _same(one: Step, other: Step) -> bool:
     return one[0] == other[0] and abs(one[1] - other[1]) <= 1e-6 * abs(one[1])
 
 
-def _hand_on(args: tuple, result: Any) -> None:
+def _copy_attributes(args: tuple, result: Any) -> None:
     """Copy the attributes of an output to results that are parts of it."""
     source = next((each for each in args if isinstance(each, HeadOutput)), None)
     joined = args[0] if args and isinstance(args[0], list | tuple) else ()
@@ -146,7 +146,7 @@ def _hand_on(args: tuple, result: Any) -> None:
 
 
 def logit_map(model: PreTrainedModel, head: nn.Module) -> tuple[LogitMap | None, list[Step], str]:
-    """What ``model`` (on the meta device) does with the output of ``head``, its linear layer over tokens.
+    """The operations that ``model`` (on the meta device) applies to the output of ``head``, its layer over tokens.
 
     The class of the model runs on the meta device, with a stand-in for the network below the head.
 

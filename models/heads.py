@@ -19,9 +19,9 @@ class Head:
     """Whether its size is the number of labels, which come from the data; it then begins at random on a pretrained
     model that lacks it."""
     also: str = ""
-    """Name of the Auto class for architectures with this head whose class has others beside it."""
+    """Name of the Auto class for architectures whose class has this head and others."""
     pipeline: str = ""
-    """Name on the Hugging Face Hub of what such a model does, for model cards."""
+    """Name of this kind of task on the Hugging Face Hub, for model cards."""
     next_tokens: bool = False
     """Whether it predicts the token that follows each token, so that labels are shifted and texts can be continued."""
 
@@ -50,6 +50,6 @@ HEADS: dict[str, Head] = {
 }
 """Value of ``Task.head`` -> the output layer."""
 USUAL = "causal_lm"
-"""Head that checks go on with where a task does not say which one it has."""
+"""Head that checks assume if a task does not name its head."""
 WRITERS = ("causal_lm", "seq2seq_lm", "speech_seq2seq", "image_text_to_text")
 """Heads of models that write texts token by token."""

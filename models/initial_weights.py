@@ -108,8 +108,8 @@ def _initialise(
 
 
 def _remaining(name: str, module: nn.Module, own: str, given: Mapping[str, float], seed: int) -> Tensor | None:
-    """A tensor that the model's own rules leave without values: the family's value, torch's own rule for a module of
-    its kind, or zero for a bias; None if nothing tells."""
+    """Values for a tensor that the model's own rules leave without any: the family's value, those by torch's rule for
+    this kind of module, or zero for a bias; None if there is no rule."""
     shape = getattr(module, own).shape
     for pattern, value in given.items():
         if fnmatch.fnmatch(name, pattern):

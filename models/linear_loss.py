@@ -27,8 +27,8 @@ from .loss_terms import Terms, Wanted
 BUFFER = {"cpu": 160 * 2**20}
 """Bytes of logits in fp32 that are held at once, by type of device; GPUs are slow on products of few tokens."""
 SHARE = 8
-"""Share of them that passes through the softmax together: a copy of it is held beside them, and each share costs a
-dozen operations, which threads begin and end together."""
+"""Number of blocks into which these logits are divided for the softmax, which needs a copy of one block. Each block
+costs a dozen operations, and all threads must begin and end every operation together."""
 
 
 def token_losses(
@@ -40,13 +40,13 @@ def token_losses(
     weights: Tensor | None = None,
     at_once: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Loss of each token in nats (fp32), and the likeliest word of each (int64; the label if none is asked for).
+    """Loss of each token in nats (fp32), and the likeliest next token (int64; the label if that is not asked for).
 
     Args:
         hidden: [tokens, width].
-        weight: [words, width], of this rank.
-        labels: [tokens], numbers of words in the whole vocabulary, without ``IGNORE``.
-        bias: [words], of this rank.
+        weight: [words, width], this rank's part of the vocabulary.
+        labels: [tokens], indices in the whole vocabulary, without ``IGNORE``.
+        bias: [words], this rank's part of the vocabulary.
         weights: [tokens], factors of the losses; None for 1. They get no gradient.
         at_once: compute gradients in the forward pass, and keep that of the weight until the backward pass. This suits
             a sum, in which all tokens get the same gradient; for other gradients the logits are computed again.
@@ -113,9 +113,9 @@ class _TokenLosses(torch.autograd.Function):
             del found
             factors = gradient if weights is None else gradient * weights
             needed = ctx.needs_input_grad[:3]
-            _, _, again = _losses(hidden, weight, bias, labels, factors, ctx.terms, ctx.compute, needed, True)
-            parts = [again.hidden, again.weight, again.bias]
-            del again
+            _, _, computed = _losses(hidden, weight, bias, labels, factors, ctx.terms, ctx.compute, needed, True)
+            parts = [computed.hidden, computed.weight, computed.bias]
+            del computed
         types = [hidden.dtype, weight.dtype, None if bias is None else bias.dtype]
         for place, kind in enumerate(types):
             part = parts[place]
@@ -143,7 +143,7 @@ def _losses(
     needed: tuple[bool, ...],
     backward: bool,
 ) -> tuple[Tensor, Tensor, Wanted]:
-    """Losses, likeliest words, and the gradients of the sum of the losses that are ``needed``."""
+    """Losses, likeliest tokens, and those gradients of the sum of the losses that are ``needed``."""
     with torch.autocast(hidden.device.type, enabled=False):
         states, matrix = hidden.to(compute), weight.to(compute)
         offset = None if bias is None else bias.to(compute)
@@ -203,7 +203,7 @@ def _multiply(states: Tensor, matrix: Tensor, offset: Tensor | None, out: Tensor
 def _piece(
     logits: Tensor, labels: Tensor, factors: Tensor | None, terms: Terms, backward: bool
 ) -> tuple[Tensor, Tensor]:
-    """Losses and likeliest words of some tokens; ``logits`` become their gradients if ``backward``."""
+    """Losses and likeliest next tokens of some tokens; if ``backward``, gradients replace the values of ``logits``."""
     y = terms.map.apply_(logits)
     words = terms.words or y.shape[1]
     places = labels - terms.first

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 PIECE = 64
-"""Positions of a piece."""
+"""Positions of a chunk."""
 WIDE = 2048
-"""Features of all samples from which on one position is work enough for a core."""
+"""Features of all samples together from which states are wide: one position is then enough work for a core."""
 
 
 def linear_scan(gates: Tensor, inputs: Tensor, first: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -101,13 +101,13 @@ def scan_back_(a: Tensor, g: Tensor) -> None:
 
 
 def _by_pieces_(a: Tensor, h: Tensor) -> None:
-    """``scan_`` through all pieces at once."""
+    """``scan_`` of all chunks at once."""
     batch, length, features = h.shape
     count = length // PIECE
     whole = count * PIECE
     gates = a[:, :whole].reshape(batch, count, PIECE, features)
     states = h[:, :whole].reshape(batch, count, PIECE, features)
-    decay = gates.clone()  # what is left, at each position, of the state before its piece
+    decay = gates.clone()  # the share of the state before its chunk that is left at each position
     for t in range(1, PIECE):
         states[:, :, t].addcmul_(gates[:, :, t], states[:, :, t - 1])
         decay[:, :, t].mul_(decay[:, :, t - 1])

@@ -1,4 +1,4 @@
-"""The cross-entropy of tokens, for every task that predicts tokens.
+"""Compute the cross-entropy and log-probabilities of labels, for every task that predicts tokens.
 
 The loss is a sum over labels. The training strategy divides it, because only the strategy knows the number of labels in
 the global batch. The functions also accept a head's losses in place of logits (``head_output.py``).
@@ -48,7 +48,7 @@ def token_loss(
     from .head_output import HeadOutput
 
     if isinstance(logits, HeadOutput):
-        return _given(logits, labels, (smoothing, z_loss)).sum()
+        return _losses_of_head(logits, labels, (smoothing, z_loss)).sum()
     logits, labels = logits.float().flatten(0, 1), labels.flatten()
     counted = labels != IGNORE
     if z_loss or weights is not None:
@@ -63,13 +63,13 @@ def token_log_probabilities(logits: Tensor, labels: Tensor) -> Tensor:
     """Log-probability of each label [batch, length] (fp32), with gradient; 0 at positions labelled ``IGNORE``.
 
     Args:
-        logits: [batch, length, vocabulary], also split over tensor ranks, or what the head gives in their place.
+        logits: [batch, length, vocabulary], also split over tensor ranks, or a ``HeadOutput`` in their place.
         labels: [batch, length], each at the position that predicts it.
     """
     from .head_output import HeadOutput
 
     if isinstance(logits, HeadOutput):
-        return -_given(logits, labels, (0.0, 0.0))
+        return -_losses_of_head(logits, labels, (0.0, 0.0))
     losses = _losses(logits.float().flatten(0, 1), labels.flatten(), 0.0)
     return -losses.view_as(labels).where(labels != IGNORE, 0.0)
 
@@ -102,8 +102,8 @@ def _above_mean(logits: Tensor, labels: Tensor) -> Tensor:
     return own_logits(logits, labels) - mean_logits(logits)
 
 
-def _given(output: HeadOutput, labels: Tensor, extras: tuple[float, float]) -> Tensor:
-    """The losses that a head has given [batch, length]; 0 at positions labelled ``IGNORE``.
+def _losses_of_head(output: HeadOutput, labels: Tensor, extras: tuple[float, float]) -> Tensor:
+    """The losses that a head has computed [batch, length]; 0 at positions labelled ``IGNORE``.
 
     Raises:
         UserError: they were computed with another smoothing, z-loss or shape.

@@ -1,4 +1,4 @@
-"""Settings for the cross-entropy of a linear layer over a vocabulary: scale, cap, extra terms, wanted gradients."""
+"""Dataclasses for the cross-entropy of a linear layer over a vocabulary: its settings, and its gradients."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ class LogitMap:
 
 @dataclass(frozen=True)
 class Terms:
-    """The settings of a loss beside its inputs: terms beside the cross-entropy, and how the vocabulary is split."""
+    """Settings of the loss: the map of the logits, further terms, and how the vocabulary is split over ranks."""
 
     map: LogitMap = LogitMap()
     smoothing: float = 0.0
     z_loss: float = 0.0
     first: int = 0
-    """Number of the first word of this rank's part of the vocabulary."""
+    """Index of the first token of this rank's part of the vocabulary."""
     words: int = 0
-    """Words of the whole vocabulary; 0 if this rank has all of them."""
+    """Size of the whole vocabulary; 0 if this rank has all of it."""
     group: dist.ProcessGroup | None = None
     """Ranks that have the other parts of the vocabulary; all have the same tokens."""
     likeliest: bool = False
-    """Whether the likeliest word of each token is found too."""
+    """Whether the likeliest next token is found for each token too."""
     fused: bool = False
     """Whether losses and gradients that are computed at once come from Liger's kernels."""
 
 
 @dataclass
 class Wanted:
-    """Gradients that are computed, in fp32 unless everything fits into one piece."""
+    """Gradients of the sum of the losses; None for those that are not needed."""
 
     hidden: Tensor | None
     weight: Tensor | None

@@ -91,7 +91,7 @@ class LowRank:
         return spread.like(_plus(found, low, up, self.scaling).to(output.dtype), output)
 
     def _directed(self, layer: nn.Module, result: Tensor, output: Tensor, dropped: Tensor | None) -> Tensor:
-        """What DoRA adds: as peft computes it, with dropout also of the inputs of the frozen weight."""
+        """The change of the output by DoRA. As in peft, dropout also acts on the inputs of the frozen weight."""
         spread = self.spread
         if dropped is not None:
             base = spread.join(F.linear(dropped, self._weight(layer)))

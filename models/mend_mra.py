@@ -20,7 +20,7 @@ class MultiResolutionAttention(MraSelfAttention):
     """Attention of one layer."""
 
     block_per_row: int
-    """Budget of a block of a text."""
+    """Pairs of blocks that are computed exactly, for each block of a text on average."""
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor]:
         query, key, value = (

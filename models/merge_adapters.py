@@ -40,7 +40,7 @@ class Delta:
     """Rows of the weight that takes the place of the base's."""
 
     def product(self, start: int, stop: int) -> Tensor:
-        """Rows of what is added, in the orientation of the weight."""
+        """Rows of the product that is added, in the orientation of the weight."""
         assert self.down is not None and self.up is not None
         if self.transposed:
             return (self.down[:, start:stop].T @ self.up.T) * self.scale
@@ -74,7 +74,7 @@ def merging(rows: Rows, shape: torch.Size, delta: Delta) -> Callable[[int, int, 
     """The function of (start, stop, rows of the weight) that gives these rows, a whole tile, merged and in fp32.
 
     Args:
-        rows: read beforehand where a whole weight decides, which is the case for DoRA.
+        rows: for DoRA, all rows are read beforehand to compute the norms.
     """
     if delta.instead is not None:
         instead = delta.instead

@@ -21,7 +21,7 @@ from torch import Tensor
 BLOCK = 32
 """Tokens of a block."""
 PRIOR = 1e4
-"""What a pair that is always to be chosen counts more; scores are far below."""
+"""Number added to the score of a pair that must be chosen; scores are far smaller."""
 
 
 class Pairs(NamedTuple):
@@ -130,7 +130,7 @@ def _left(coarse: Tensor, pairs: Pairs, there: Tensor) -> Tensor:
 
 
 def _joined(fine: Tensor, value: Tensor, pairs: Pairs, left: Tensor | None, counts: Tensor) -> Tensor:
-    """Values by the shares of both resolutions [texts, heads, blocks, 32, size]."""
+    """Values weighted by the softmax shares of both resolutions [texts, heads, blocks, 32, size]."""
     texts, heads, blocks, _, size = value.shape
     highest = fine.new_full((texts, heads, blocks, BLOCK), -math.inf)
     rows = pairs.rows[..., None].expand(-1, -1, -1, BLOCK)

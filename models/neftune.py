@@ -54,7 +54,7 @@ def _noisy(noise: Noise, site: Site, module: nn.Module, args: tuple, output: Ten
 
 
 def own_lengths(keys: MicroKeys, site: Site, tokens: Tensor) -> Tensor:
-    """Tokens of the sample or document of each token: [rows, 1] or [rows, length], fp32.
+    """Number of tokens in the sample or document of each token: [rows, 1] or [rows, length], fp32.
 
     Args:
         tokens: [rows, length], or several rows for each sample.

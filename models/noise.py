@@ -117,8 +117,8 @@ class Noise:
                 setattr(F, name, function)
 
     def with_same_noise(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """``function`` with a recomputation that draws the same noise: it runs part of the forward pass now, and once
-        more in the backward pass, when other micro-batches may have run in between."""
+        """A version of ``function`` that draws the same noise each time: it runs part of the forward pass now, and is
+        recomputed in the backward pass, when other micro-batches may have run in between."""
         keys = self.keys
         if keys is None:
             return function
@@ -130,9 +130,9 @@ class Noise:
             calls += 1
             if calls == 1:
                 return function(*args, **kwargs)
-            again = copy.copy(keys)  # with the keys that were made, which ``dataclasses.replace`` would leave behind
-            again.visits = dict(visits)
-            with self.running(again):
+            same = copy.copy(keys)  # with the keys that were computed, which ``dataclasses.replace`` would drop
+            same.visits = dict(visits)
+            with self.running(same):
                 self.site, self.number, self.visit = before
                 return function(*args, **kwargs)
 

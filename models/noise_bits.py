@@ -1,9 +1,9 @@
-"""Dropout masks and random numbers that are the same on any rank: hashes of a key per row and an index per column.
+"""Apply dropout and draw random numbers that are the same on whichever rank an element of a tensor lies.
 
-A tensor [..., columns] is treated as rows x columns. A row's key is already a hash of the seed, the step, the module,
-the sample and the row's place in the sample; here the column is added to the hash. Dropout uses 16 bits per element,
-two elements from one hash, so its probability is a multiple of 1/65536. The backward pass computes the mask again
-instead of storing it.
+Each element's number is a hash, of a key of its row and the index of its column. A row's key is already a hash of the
+seed, the step, the module, the sample and the row's place in the sample. Dropout uses 16 bits per element, two elements
+from one hash, so its probability is a multiple of 1/65536. The backward pass computes the mask again instead of storing
+it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Columns:
 
 
 def dropout(values: Tensor, rows: Tensor, columns: Columns, share: float) -> Tensor:
-    """``values`` with a share of the elements set to zero and the others divided by what is left; differentiable.
+    """``values`` with a share of the elements set to zero and the others divided by 1 - share; differentiable.
 
     Args:
         values: floating point, [..., columns].
@@ -92,14 +92,14 @@ def _dropped(values: Tensor, rows: Tensor, columns: Columns, level: int) -> Tens
     of_pairs, skipped = index_keys(last - first, first, rows.device), columns.first % 2
     for start in range(0, len(flat), size):
         part, out = flat[start : start + size], written[start : start + size]
-        lanes = _lanes(keys[start : start + size], of_pairs)[:, skipped : skipped + count]
-        kept = torch.ge(lanes, level - LEVELS // 2, out=torch.empty_like(out))
+        drawn = _uniform_16_bits(keys[start : start + size], of_pairs)[:, skipped : skipped + count]
+        kept = torch.ge(drawn, level - LEVELS // 2, out=torch.empty_like(out))
         torch.mul(part, kept, out=out)
         out.mul_(LEVELS / (LEVELS - level))
     return result  # not a view of it, which autograd would not let others change in place
 
 
-def _lanes(rows: Tensor, pairs: Tensor) -> Tensor:
+def _uniform_16_bits(rows: Tensor, pairs: Tensor) -> Tensor:
     """Uniform 16-bit integers, [rows, 2 x pairs], by ``mix`` in place.
 
     The first step of ``mix`` is left out, because both keys are already mixed. torch's shift to the right repeats the
@@ -122,7 +122,7 @@ def _kept(rows: Tensor, columns: Columns, level: int, count: int) -> Tensor:
         values = (values ^ (values >> 15)) * SECOND
         values = values ^ ((values >> 16) & 0xFFFF)
         # The lower and the upper half of each hash, one after the other, as they lie in memory.
-        lanes = torch.stack(((values << 16) >> 16, values >> 16), dim=-1).flatten(-2)
-        return lanes[..., skipped : skipped + count] >= level - LEVELS // 2
+        halves = torch.stack(((values << 16) >> 16, values >> 16), dim=-1).flatten(-2)
+        return halves[..., skipped : skipped + count] >= level - LEVELS // 2
     keys = index_keys(count, columns.first, rows.device) if columns.places is None else place_keys(columns.places)
     return (mix(rows.unsqueeze(-1) ^ keys) >> 16) >= level - LEVELS // 2

@@ -25,7 +25,7 @@ def signed(value: int) -> int:
 
 
 def text_key(*parts: object) -> int:
-    """A signed 32-bit key of what identifies a thing: the seed and a step, or the name of a module."""
+    """A signed 32-bit key made from ``parts``, such as the seed and a step, or the name of a module."""
     text = "/".join(map(str, parts)).encode()
     return signed(int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "little"))
 

@@ -35,7 +35,7 @@ class Part:
     features: bool = False
     """Whether hidden states are split by feature here, as between a column and a row projection."""
     gathered: bool = False
-    """Whether sequences are whole here in any case, as in what feeds a projection."""
+    """Whether sequences are never split here, as in the inputs of a projection."""
     ranks: int = 1
     """Number of tensor ranks."""
     groups: int = 1
@@ -76,7 +76,7 @@ class MicroKeys:
     lengths: Tensor | None = None
     """Tokens of the sample or document that a token belongs to, [rows, 1] or [rows, length]; None: the whole row."""
     target_lengths: Tensor | None = None
-    """Tokens of each sample on the side of the decoder, [rows, 1], in a model that has one."""
+    """Number of tokens of each sample that the decoder reads, [rows, 1], in an encoder-decoder."""
     time_first: bool = False
     """Whether the model has hidden states [length, samples, features]."""
     visits: dict[int, int] = field(default_factory=dict)
@@ -102,7 +102,7 @@ class MicroKeys:
         return None if self.document_numbers is None else number_keys(self.document_numbers, *self.start)
 
     def made(self) -> MicroKeys:
-        """These keys, made now: compiled blocks read them, and each would compute them anew."""
+        """These keys, computed now: compiled blocks read them, and each would compute them anew."""
         for name in ("step", "rows", "documents"):
             getattr(self, name)
         return self
@@ -139,7 +139,7 @@ class MicroKeys:
             inner, first = (outer // count, *inner), (0, *first[1:-1])
             found = self._of_tokens(inner, first) or _inside(self.rows, inner, first)
             return found[0].flatten(0, 1), found[1].flatten(0, 1)
-        # What samples share, such as embeddings of positions, is one draw for all of them.
+        # A tensor that samples share, such as embeddings of positions, is drawn once for all of them.
         found = _inside(self.step, (outer, *inner), (0, *first[1:-1]))
         return found[0].squeeze(0), found[1].squeeze(0)
 

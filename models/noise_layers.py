@@ -34,7 +34,7 @@ def skip_samples(noise: Noise, site: Site, share: float, entered: Tensor, output
 
 
 def drop_path(noise: Noise, site: Site, share: float, hidden: Tensor) -> Tensor | None:
-    """``hidden`` without a share of its samples, the others divided by what is left; None outside of training.
+    """``hidden`` with zeros for a share of the samples, the others divided by 1 - share; None outside of training.
 
     Args:
         hidden: the branch of a residual connection, [samples, ...], or [samples x windows, ...].

@@ -36,7 +36,7 @@ NOT_READ = (
 COPIES = ("modules_to_save", "original_module")
 """Parts of the names of further copies of a module that is trained whole."""
 OTHER_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Beginnings of ``init_lora_weights`` of adapters that stand beside another base than the published one."""
+"""Beginnings of ``init_lora_weights`` of adapters whose base differs from the published one."""
 
 TASKS = {
     "causal_lm": "CAUSAL_LM",

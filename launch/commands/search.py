@@ -27,7 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from ...errors import Problem, UserError
-    from ..search.require_optuna import import_optuna
+    from ..search.require_optuna import refuse_without_optuna
 
     shows = [name for name in ("best", "table") if getattr(options, name)]
     ignored = ["jobs", "here"] + (["fresh"] if options.table else []) if shows else []
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
     if problems:
         raise UserError(*problems)
 
-    import_optuna()
+    refuse_without_optuna()
     from ..search.start_search import search
     from ..start_process import prepare_process
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import Problem, UserError
 from ..notebook import Run, as_overrides, refuse_arguments, train
-from .require_optuna import import_optuna
+from .require_optuna import refuse_without_optuna
 
 if TYPE_CHECKING:
     import pandas
@@ -122,7 +122,7 @@ def search(
         UserError: everything that is wrong, before the first trial.
         RanksFailed: too many trials in a row have failed.
     """
-    import_optuna()
+    refuse_without_optuna()
     from ..error_report import LeftEarly
     from ..start_process import prepare_process
     from .check_search import prepare

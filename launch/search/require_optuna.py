@@ -7,7 +7,7 @@ import importlib.util
 from ...errors import Problem, UserError
 
 
-def import_optuna() -> None:
+def refuse_without_optuna() -> None:
     """Refuse a search without optuna.
 
     Raises:

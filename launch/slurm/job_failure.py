@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..error_report import RanksFailed, guard
-from ..failures import first_word, raise_failure
+from ..failures import first_message, raise_failure
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,8 +27,8 @@ def judge(logs: Path, ranks: int, code: int) -> None:
         UserError: a rank refused what the user gave.
         RanksFailed: a rank failed otherwise.
     """
-    if word := first_word(logs):
-        raise RanksFailed(word)
+    if message := first_message(logs):
+        raise RanksFailed(message)
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
     files = {int(file.parent.name): file for file in logs.glob("attempt_0/*/error.json")}

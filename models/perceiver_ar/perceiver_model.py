@@ -82,7 +82,7 @@ class PerceiverARModel(PerceiverARPreTrainedModel):
     def _masks(
         self, real: Tensor | None, asking: int, total: int, latents: int, device: torch.device
     ) -> tuple[Tensor, Tensor | None]:
-        """What each asking position sees [rows or 1, 1, asking, keys], in the hybrid layer and in the others.
+        """Masks of the keys that new latents see [rows or 1, 1, asking, keys], in the hybrid layer and in the others.
 
         Args:
             asking: new latents, the last positions.

@@ -1,1 +1,1 @@
-"""Quantised base models: load, train beside, save and export them."""
+"""Quantised base models (load them, train adapters beside them, export them) and quantisation-aware training."""

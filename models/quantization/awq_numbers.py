@@ -44,7 +44,7 @@ class AwqNumbers(Format):
         return ""
 
     def pack(self, weight: Tensor) -> dict[str, Tensor]:
-        """Rounded to the nearest code, without the scaling of inputs by which AWQ chooses its weights."""
+        """The parts of a weight, rounded to the nearest codes. AWQ's own scaling of the inputs is left out."""
         like = GptqNumbers(WIDTH, self.group_size, symmetric=False, shift=0, scale_type=self.scale_type)
         scales, zeros = like.grid(weight)
         where = like.usual_groups(weight.shape[1])

@@ -1,4 +1,4 @@
-"""Check the recipe's key ``model.quantization`` before any process starts.
+"""Check the recipe's keys ``model.quantization`` and ``model.qat`` before any process starts.
 
 The needed packages must be installed, and the types must fit the precision of the parallelism plan.
 """

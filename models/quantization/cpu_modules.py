@@ -2,7 +2,7 @@
 
 These modules are neither quantised nor trained (in transformers: ``llm_int8_enable_fp32_cpu_offload`` with a device
 map). In the forward and in the backward pass, their inputs are copied to the CPU and their outputs back to the GPU. On
-a machine without a GPU the same layers are quantised.
+a machine without a GPU they are not quantised either.
 """
 
 from __future__ import annotations

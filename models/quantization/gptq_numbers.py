@@ -49,7 +49,7 @@ class GptqNumbers(Format):
         return ""
 
     def pack(self, weight: Tensor) -> dict[str, Tensor]:
-        """Rounded to the nearest code."""
+        """The parts of a weight, rounded to the nearest codes."""
         scales, zeros = self.grid(weight)
         where = self.usual_groups(weight.shape[1])
         return self.assemble(self.rounded(weight.T, scales[where], zeros[where]), scales, zeros, where)

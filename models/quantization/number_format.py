@@ -38,7 +38,7 @@ class Format(ABC):
         """The weight [outputs, inputs] that the parts stand for."""
 
     def flaw(self, outputs: int, inputs: int) -> str:
-        """Why a layer of this size cannot be kept so; empty if it can."""
+        """Why a layer of this size cannot be stored in this format; empty if it can."""
         return ""
 
     def product(self, inputs: Tensor, parts: Parts, sizes: tuple[int, int]) -> Tensor:
