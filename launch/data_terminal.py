@@ -145,7 +145,7 @@ def _tokens(view: Tokens, colours: bool) -> Line:
 
 
 def _parts(piece: Piece, marked: bool) -> Iterator[tuple[str, str]]:
-    """Texts and styles of a piece; ``marked`` puts signs around what is learnt, where there are no colours."""
+    """Texts and styles of a piece; ``marked`` puts signs around tokens that the loss counts, for want of colours."""
     repeated = f" x {piece.count:,}" if piece.role is Role.PADDING and piece.count > 1 else ""
     text = visible(piece.text) + repeated
     yield f"«{text}»" if text and marked and piece.role is Role.LEARNT else text, STYLES[piece.role]

@@ -220,7 +220,7 @@ def _agent(
 
 
 def _rendezvous(machines: Machines, timeout: int) -> Any:
-    """The place where ``machines`` meet. The first one opens it; the others try to reach it for ``timeout`` seconds."""
+    """The rendezvous of ``machines``. The first one opens it; the others try to reach it for ``timeout`` seconds."""
     from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousParameters
     from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 

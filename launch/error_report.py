@@ -24,7 +24,7 @@ _as_json = False
 
 
 def speak_json(on: bool) -> None:
-    """Report what goes wrong from now on as lines of JSON, or as text."""
+    """From now on, report problems as lines of JSON, or as text."""
     global _as_json
     _as_json = on
 

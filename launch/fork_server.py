@@ -164,7 +164,7 @@ def _import(names: Sequence[str]) -> None:
                 imported = importlib.import_module(module)
                 if function:
                     getattr(imported, function)()
-    gc.freeze()  # a collection in a fork would look at, and so copy, all that it shares with the others
+    gc.freeze()  # a collection in a fork would touch, and so copy, all objects that it shares with the others
 
 
 def can_fork(near_devices: bool) -> bool:

@@ -35,7 +35,7 @@ DEVICES = ("/dev/nvidia0", "/dev/kfd")
 
 
 NEAR_DEVICES = "near-devices"
-"""Argument of a server that forks beside accelerators, too."""
+"""Argument of a server that also forks on a machine with accelerators."""
 LENGTH = struct.Struct("!I")
 """Length of an order, and number of a process (0: there is none)."""
 WAIT = 300.0

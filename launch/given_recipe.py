@@ -138,7 +138,7 @@ class GivenRecipe:
     def hydra(
         self, flags: Sequence[str], overrides: Sequence[str], task: Callable[[Any], Any], out: str = "."
     ) -> list[str]:
-        """Call ``task`` with what Hydra merges under ``overrides``; returns the names of the merged files."""
+        """Call ``task`` with the configuration that Hydra merges; returns the names of the merged files."""
         return run_hydra(self.path, self.recipe_dirs, flags, overrides, task, out)
 
     def _add_groups(self) -> None:
@@ -164,7 +164,8 @@ class GivenRecipe:
             self.notes.append(f"{text} is added to the recipe's: {self.accepted[index]}")
 
     def _beside_files(self) -> Iterator[Problem]:
-        """Problems of single options of a part that a file holds: Hydra would put them in the place of the file."""
+        """Problems of overrides that set single options of a part that is given as a file: they would replace the file
+        in Hydra."""
         for key in FILES:
             texts = [text for text in self.accepted if key_of(text).startswith(f"{key}.")]
             if not texts:

@@ -134,7 +134,7 @@ def _run_of_checkpoints(folder: Path) -> Path | None:
 
 
 def _name(run: Path, named: Path, beside_others: bool) -> str:
-    """The name of a run: its place in the folder that was named, behind that folder's own name if there are others."""
+    """The name of a run: its path in the folder that was named, after that folder's name if several were named."""
     if run == named:
         return run.resolve().name
     inside = run.relative_to(named).as_posix()

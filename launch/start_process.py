@@ -1,4 +1,4 @@
-"""The first steps of a process that uses torch: set variables that torch reads only once.
+"""The first steps of a process that uses torch: set environment variables that torch reads only once.
 
 For commands that launchers may start, also find out whether the process is a rank.
 """

@@ -143,7 +143,7 @@ def read(
     with quick_imports():
         from ..configs.schema import read_recipe
 
-    look = not launched()  # ranks need not look at the data: the parent has, and they read it next anyway
+    look = not launched()  # ranks need not check the data: the parent has, and they read it next anyway
     recipe, problems = read_recipe(composed.raw, world_size, remedy, look_at_data=look, fresh=fresh)
     return recipe, composed.with_problems_of_values(problems)
 

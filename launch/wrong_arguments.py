@@ -21,7 +21,7 @@ OF_HYDRA = {
     "--hydra-help": "see: {prog} --help; keys: trireme keys",
     "--version": "write: trireme --version",
 }
-"""Hydra's flags that no command has, and what does the same here."""
+"""Hydra's flags that no command has -> the equivalent here."""
 SHORT = {
     "-cd": "--config-dir",
     "-cp": "--config-path",

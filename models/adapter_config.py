@@ -1,4 +1,4 @@
-"""The keys ``model.adapter`` and ``model.merged_adapters`` of a recipe: LoRA adapters beside a frozen base model.
+"""The keys ``model.adapter`` and ``model.merged_adapters`` of a recipe: LoRA adapters for a frozen base model.
 
 LoRA (https://arxiv.org/abs/2106.09685) trains two small matrices beside each chosen linear layer. rsLoRA
 (https://arxiv.org/abs/2312.03732) divides their product by the square root of the rank instead of the rank. DoRA
@@ -81,7 +81,7 @@ class AdapterConfig:
         refuse(self._flaws())
 
     def as_planned(self, plan: AdapterPlan) -> AdapterConfig:
-        """These keys, with layers and scales of a checkpoint."""
+        """A copy of this configuration, with the layers and scales of a checkpoint."""
         made = copy.copy(self)
         made.plan = plan
         return made

@@ -90,7 +90,7 @@ def _fits(value: float) -> bool:
 
 
 WRAPPED = re.compile(r"^Class validation error for validator '\w+': (\w+: )?")
-"""What strict dataclasses write before a message."""
+"""Words that strict dataclasses write before a message."""
 
 
 def _named(error: Exception, values: Mapping[str, Any]) -> str | None:

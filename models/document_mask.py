@@ -31,7 +31,7 @@ def _with_mask(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple,
     if positions is None or kwargs.get("attention_mask") is not None or kwargs.get("past_key_values") is not None:
         return None
     kind = next((each.dtype for each in module.parameters() if each.is_floating_point()), torch.float32)
-    shaped = torch.empty(*positions.shape, 0, dtype=kind, device=positions.device)  # its shape and type are looked at
+    shaped = torch.empty(*positions.shape, 0, dtype=kind, device=positions.device)  # only its shape and type are used
     mask = create_causal_mask(
         config=module.config, inputs_embeds=shaped, attention_mask=None, past_key_values=None, position_ids=positions
     )

@@ -13,6 +13,6 @@ class Facts:
 
     vocabulary: Vocabulary | None = None
     labels: tuple[str, ...] = ()
-    """Names of the labels; the number of a label is its place."""
+    """Names of the labels; the number of a label is its index."""
     problem: str | None = None
     """transformers' ``problem_type`` of a classification."""

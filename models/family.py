@@ -58,7 +58,7 @@ class TensorPlan:
     scattered: tuple[str, ...] = ()
     """Row modules whose inputs are whole; each rank takes its part of them."""
     sizes: tuple[tuple[str, int], ...] = ()
-    """(what, number) of further sizes, which must be multiples of the tensor ranks."""
+    """(description, number) of further sizes, which must be multiples of the tensor ranks."""
     sequence_parallel: bool = True
     """Whether blocks may see a part of the sequence outside of their split parts."""
     whole_blocks: int = 0

@@ -54,7 +54,7 @@ class Asked:
 
 
 Ask = Callable[[dict[str, Any], bool], Asked | None]
-"""(targets of a micro-batch, whether it trains) -> what is asked of the head; None for logits."""
+"""(targets of a micro-batch, whether it trains) -> the request to the head; None asks for logits."""
 
 
 class HeadPart:

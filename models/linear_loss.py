@@ -268,7 +268,7 @@ def _to_gradient(
 def _joined(
     most: Tensor, total: Tensor, own: Tensor, sums: Tensor, likeliest: Tensor, group: dist.ProcessGroup
 ) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor, Tensor, Tensor]:
-    """The same numbers of the whole vocabulary, by one message of five numbers per token.
+    """The same numbers for the whole vocabulary, by one all-gather of five numbers per token.
 
     Returns:
         (factor of this rank's powers, greatest logit), sum of powers, logit of the label, sum of logits, likeliest.

@@ -42,7 +42,7 @@ def _import_module(name: str) -> Any:
 
 
 def locate(target: str) -> Any:
-    """Import what is at the dotted path ``target``: a class, a function, a family.
+    """Import the object at the dotted path ``target``: a class, a function or a family description.
 
     Raises:
         ImportError: the module cannot be imported, or has no such attribute.

@@ -76,7 +76,7 @@ class LowRank:
         """Whether the layer computes as if it had no adapter (``adapters.adapters_off``)."""
 
     def add(self, layer: nn.Module, inputs: Tensor, output: Tensor) -> Tensor:
-        """The output of ``layer`` [..., outputs] with what the adapter adds to it."""
+        """The output of ``layer`` [..., outputs] plus the output of the adapter."""
         spread = self.spread
         if self.off:
             return output

@@ -37,7 +37,7 @@ class Delta:
     transposed: bool = False
     """Whether the weight is [inputs, outputs], as in GPT-2's ``Conv1D``."""
     instead: Rows | None = None
-    """Rows of the weight that takes the place of the base's."""
+    """Rows of a weight that replaces the base's weight."""
 
     def product(self, start: int, stop: int) -> Tensor:
         """Rows of the product that is added, in the orientation of the weight."""

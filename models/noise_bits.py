@@ -1,4 +1,4 @@
-"""Apply dropout and draw random numbers that are the same on whichever rank an element of a tensor lies.
+"""Apply dropout and draw random numbers that do not depend on which rank holds which part of a tensor.
 
 Each element's number is a hash, of a key of its row and the index of its column. A row's key is already a hash of the
 seed, the step, the module, the sample and the row's place in the sample. Dropout uses 16 bits per element, two elements
@@ -30,7 +30,7 @@ class Columns:
     places: Tensor | None = None
     """Index of each column, [samples, 1 ..., columns], if samples differ in it; None counts from ``first``."""
     pairs: bool = True
-    """Whether two columns share a hash; not where ``places`` may be given, since they need not be consecutive."""
+    """Whether two neighbouring columns share a hash; false where ``places`` may be given, as they may have gaps."""
 
 
 def dropout(values: Tensor, rows: Tensor, columns: Columns, share: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Rules that convert arguments of axolotl and TRL: data sets, chats, preferences, packing, adapters, attention."""
+"""Convert arguments of axolotl and TRL into recipe keys: data, chats, preferences, packing, adapters, attention."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def datasets(draft: Draft, value: Any, given: Arguments) -> None:
 
 
 def preferences(name: str) -> Rule:
-    """``rl`` of axolotl, ``loss_type`` of TRL: the task, and rows of preferences in place of chats or documents."""
+    """Convert ``rl`` of axolotl, or ``loss_type`` of TRL, into the task and the kind of data."""
 
     def rule(draft: Draft, value: Any, given: Arguments) -> None:
         kind = {"sigmoid": "dpo", "sigmoid_norm": "dpo"}.get(str(value), str(value))

@@ -1,6 +1,6 @@
-"""Convert other tools' arguments for batch size, gradient accumulation and samples that are too long.
+"""Convert other tools' arguments for batch sizes, and for samples that are too long, into keys of a recipe.
 
-These values depend on several arguments, so they are converted after all other arguments.
+Each of these keys depends on several arguments, so they are set after all other arguments were converted.
 """
 
 from __future__ import annotations

@@ -160,7 +160,7 @@ def _counts(value: Any) -> bool:
 
 
 def take(draft: Draft, name: str, value: Any, given: Mapping[str, Any]) -> None:
-    """Convert one argument into the draft, or note there what to do about it."""
+    """Convert one argument into the draft, or list it there as not converted, with advice."""
     if value is None:
         return
     if name in RULES:

@@ -92,5 +92,5 @@ def _block(given: Arguments, name: str) -> dict[str, Any]:
 
 
 def _number(value: Any) -> int | None:
-    """A whole number; None for ``auto`` and what is not given."""
+    """A whole number; None for ``auto`` and for a missing value."""
     return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -1,4 +1,4 @@
-"""Conversion rules for arguments that switch on bf16 or fp16. Only one of the two may be on."""
+"""Convert other tools' switches for bf16 and fp16 into ``plan.precision``. Only one of the two may be on."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 REQUIRED = {"model": "pretrained", "data": "files"}
-"""Groups that a recipe must choose -> what is written if the arguments do not tell."""
+"""Groups that a recipe must choose -> the option that is written if no argument determines one."""
 ORDER = ("run", "model", "task", "data", "plan", "trainer", "optimizer", "scheduler", "checkpoint", "callbacks", "seed")
 """Order of the parts in the file."""
 SEQUENCE = "tag:yaml.org,2002:seq"

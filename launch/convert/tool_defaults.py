@@ -22,7 +22,7 @@ ACCELERATOR = {
     "gradient_accumulation_kwargs": None,
     "use_configured_state": False,
 }
-"""What ``accelerator_config`` holds by default."""
+"""Default values of ``accelerator_config``."""
 
 
 def without_defaults(draft: Draft) -> None:

@@ -28,7 +28,7 @@ NOT_SEARCHED = ("run", "search", "launch")
 
 
 def read_space(given: Mapping[str, Any]) -> tuple[Space, list[str]]:
-    """The space without its wrong parts, and what is wrong: texts ``space.KEY is wrong because ...; fix``."""
+    """The space without its wrong parts, and the mistakes as texts ``space.KEY is wrong because ...; fix``."""
     found: list[Parameter] = []
     flaws: list[str] = []
     refused: set[str] = set()
@@ -67,7 +67,7 @@ def _is_domain(value: Mapping[str, Any]) -> bool:
 
 
 def _meant(name: str) -> str | None:
-    """The key of a range or choice that a name stands for; None if it is like none."""
+    """The key of a range or choice that a name is meant to be; None if it resembles none."""
     return name if name in OF_DOMAIN else OTHER_NAMES.get(name) or nearest(name, OF_DOMAIN, 0.75)
 
 
@@ -78,7 +78,7 @@ def _are_cases(domain: Any) -> bool:
 
 
 def _parameter(key: str, domain: Any, several: bool) -> tuple[Parameter | None, list[str]]:
-    """A parameter, or what is wrong with its domain: texts that go on after ``space.KEY``."""
+    """A parameter, or mistakes in its domain as texts that follow ``space.KEY``."""
     if key.split(".")[0] in NOT_SEARCHED:
         return None, [f" is a key of {key.split('.')[0]}, which a search decides itself; leave it out"]
     if isinstance(domain, list):

@@ -89,7 +89,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Space:
-    """Parameters in an order in which conditions come after what they depend on."""
+    """Parameters, sorted so that each comes after those that its conditions name."""
 
     parameters: tuple[Parameter, ...]
     refused: frozenset[str] = frozenset()

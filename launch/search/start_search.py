@@ -26,7 +26,7 @@ from .trial_starter import TrialStarter
 
 
 def search(options: argparse.Namespace) -> None:
-    """The command: search to the end, then show what was found.
+    """Run ``trireme search``: search to the end and show the results, or only show or train them.
 
     Raises:
         UserError: something the user can mend.

@@ -1,4 +1,4 @@
-"""The study of a search: stores its trials, their workers, and how they ended, in an optuna journal or database.
+"""Store the study of a search (its trials, their workers, and how they ended) in an optuna journal or database.
 
 Several workers may share a study, on one machine or on many that see its folder. A worker claims a trial under a lock
 of the study, and holds a lock of the trial while it runs the trial. The operating system releases a lock when its

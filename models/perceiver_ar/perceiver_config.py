@@ -47,7 +47,7 @@ class PerceiverARConfig(PreTrainedConfig):
     """Whether the output projection of attention has a bias in the first layer. No other projection has one."""
     attention_dropout: float = 0.0
     hidden_dropout: float = 0.0
-    """Share of what a layer adds to the residual stream that is dropped."""
+    """Dropout of a layer's outputs before they are added to the residual stream."""
     initializer_range: float = 0.02
     use_cache: bool = True
     bos_token_id: int | None = None

@@ -23,7 +23,7 @@ FIELDS = {
     "post_attention_dropout": "attention_dropout",
     "residual_dropout": "hidden_dropout",
 }
-"""Field of the library -> ours. ``num_latents`` is what versions before 0.8 called ``max_latents``."""
+"""Field of the library -> our field. Versions before 0.8 have ``num_latents`` for ``max_latents``."""
 DEFAULTS = {
     "num_channels": 512,
     "num_heads": 8,
@@ -48,7 +48,7 @@ NAMES = (
 """(pattern of a name of the library, ours)."""
 INSIDE = ((r"0\.module\.norm", "attention_norm"), (r"0\.module\.attention", "attention"))
 INSIDE += ((r"1\.module\.0", "mlp_norm"), (r"1\.module\.1", "mlp.up_proj"), (r"1\.module\.3", "mlp.down_proj"))
-"""The same inside of a layer."""
+"""(pattern of a name inside of a layer, ours)."""
 
 
 def config(values: dict[str, Any]) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""CPU offload of chosen modules of a quantised model: they stay in CPU memory and compute there, beside a GPU.
+"""CPU offload of chosen modules of a quantised model: they stay in CPU memory and compute there; others use the GPU.
 
 These modules are neither quantised nor trained (in transformers: ``llm_int8_enable_fp32_cpu_offload`` with a device
 map). In the forward and in the backward pass, their inputs are copied to the CPU and their outputs back to the GPU. On

@@ -16,7 +16,7 @@ class Footprint:
     quantised: int
     """Parts of quantised layers."""
     numbers: int
-    """Numbers of weights that these parts stand for."""
+    """Number of weights that these parts store."""
     others: int
     """Other frozen parameters."""
     trained: int
@@ -53,7 +53,7 @@ def footprint(model: nn.Module) -> Footprint:
 
 
 def logical_count(model: nn.Module) -> int:
-    """Numbers of all parameters, quantised ones counted as the weights that they stand for."""
+    """Number of all parameters; quantised layers count with their weights, not with the integers that store them."""
     layers = [layer for _, layer in quantised_layers(model)]
     stored = sum(one.numel() for layer in layers for one in layer.parts().values())
     real = sum(layer.sizes[0] * layer.sizes[1] for layer in layers)

@@ -35,7 +35,7 @@ class Format(ABC):
 
     @abstractmethod
     def unpack(self, parts: Parts, outputs: int, inputs: int, dtype: torch.dtype) -> Tensor:
-        """The weight [outputs, inputs] that the parts stand for."""
+        """The weight [outputs, inputs] that the parts store."""
 
     def flaw(self, outputs: int, inputs: int) -> str:
         """Why a layer of this size cannot be stored in this format; empty if it can."""

@@ -183,7 +183,7 @@ def engine_class(component: Mapping[str, Any]) -> type[Engine]:
 
 
 def build_engine(component: Mapping[str, Any]) -> Engine:
-    """The engine with its arguments. Components among these are left to the engine, which fills in what it knows.
+    """The engine with its arguments. Components among these are built by the engine, which adds values that it knows.
 
     Raises:
         UserError: a package is missing.

@@ -1,7 +1,7 @@
-"""Keep checkpoints that other trials start from (population based training), even if their own run removes them.
+"""Keep checkpoints from which other trials of a search start, even if their own run removes them.
 
-A kept checkpoint is a folder of hard links in the study's folder, so it takes no space until its run removes the
-original.
+Population based training starts trials like this. A kept checkpoint is a folder of hard links in the study's folder, so
+it takes no space until its run removes the original.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class RayRun:
     """The last step of which Ray knows the value."""
     results: queue.Queue[dict[str, Any]] = field(default_factory=queue.Queue)
     orders: queue.Queue[str] = field(default_factory=queue.Queue)
-    """What Ray does after a value: ``save``, ``step``, ``stop``, or ``gone``."""
+    """Ray's orders after a value: ``save``, ``step``, ``stop``, or ``gone``."""
     asked: bool = False
     """Whether Ray has asked for the first value."""
 

@@ -267,7 +267,7 @@ class RayTune(Engine):
             channel.begun.put(None)
 
     def _searcher(self, name: str, mode: str, domains: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """The searcher with its seed, first points and what earlier trials have shown; and the space for Ray itself,
+        """The searcher with its seed, first points and the results of earlier trials; and the space for Ray itself,
         which is empty if the searcher has it."""
         component = self.searcher or {"_target_": RANDOM}
         # With the seed alone, a search that goes on would draw the values of its first trials again.

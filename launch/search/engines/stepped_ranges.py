@@ -1,4 +1,4 @@
-"""Helpers for engines whose ranges have no steps: list the values of a stepped range, and round to the nearest one."""
+"""List the values of a range with steps, and round to the nearest one, for search engines that lack such ranges."""
 
 from __future__ import annotations
 
