@@ -1,7 +1,7 @@
-"""Triton kernels for the forward and backward scans of ``linear_recurrence.py`` on a GPU.
+"""Triton kernels that compute the linear recurrence ``h_t = x_t + a_t h_(t-1)`` and its gradient on a GPU.
 
-Each program of a kernel runs through all positions, for some features of one sample, so each number is read and written
-once. All tensors are fp32 [batch, length, features].
+``linear_recurrence.py`` calls them. Each program of a kernel runs through all positions, for some features of one
+sample, so each number is read and written once. All tensors are fp32 [batch, length, features].
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
 FEATURES = 64
-"""Features of a program."""
+"""Features that one program of a kernel computes."""
 
 
 @triton.jit

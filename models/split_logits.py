@@ -1,7 +1,7 @@
-"""Reduce logits to one number per position (mean, log-sum-exp), even if tensor parallelism splits them by vocabulary.
+"""Compute the mean, the log-sum-exp or the label's logit at each position, also where ranks hold shards of the logits.
 
-Split logits are DTensors, which these functions do not gather: each rank reduces its own shard, and the ranks exchange
-one number per position, or two for log-sum-exp (maximum and sum).
+Tensor parallelism splits logits by vocabulary. They are DTensors, which these functions do not gather: each rank
+reduces its own shard, and the ranks exchange one number per position, or two for log-sum-exp (maximum and sum).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def own_logits(logits: Tensor, labels: Tensor) -> Tensor:
-    """Logit of each label [positions]; 0 where the label is no word.
+    """Logit of each label [positions]; 0 where the label is not in the vocabulary.
 
     Args:
         logits: [positions, vocabulary].
@@ -43,7 +43,7 @@ def log_sum_exp(logits: Tensor) -> Tensor:
 
 
 def _part(logits: Tensor) -> tuple[Tensor, int, Any]:
-    """This rank's logits, number of their first word, and the mesh of the ranks that have the others."""
+    """This rank's logits, the token id of the first of them, and the mesh of the ranks that hold the others."""
     from torch.distributed.tensor import DTensor  # imported here because it takes a second, which a check need not pay
 
     if not isinstance(logits, DTensor):

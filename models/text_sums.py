@@ -1,4 +1,4 @@
-"""Sum a value per token over each text of a batch, for losses that compare whole texts. Texts may be packed."""
+"""Sum the values of a text's tokens, for losses that compare texts with each other. A row may hold several texts."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from .loss import IGNORE
 
 
 def text_sums(values: Tensor, labels: Tensor, texts: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Sums of a number of each label over the texts of each row, and the labels of each text: both [rows, count].
+    """The sum of ``values`` over each text of each row, and the number of labels of each text; both [rows, count].
 
     Args:
         values: [rows, length], 0 where there is no label.
         labels: [rows, length], ``IGNORE`` where there is none.
-        texts: [rows, length], number in its row of the text that each token belongs to; any where there is no label.
-        count: texts of a row.
+        texts: [rows, length], index of each token's text in its row; any number where there is no label.
+        count: number of texts in the row that has most.
     """
     there = labels != IGNORE
     places = texts.where(there, 0)

@@ -39,7 +39,7 @@ def attributes(value: Any) -> dict[str, Any]:
 
 
 def load_torch_file(path: Path, known: Iterable[str] = ()) -> Any:
-    """Tensors and plain values of a file of ``torch.save``, on the CPU. Files are mapped, so a tensor is read on use.
+    """Read the tensors and plain values of a ``torch.save`` file. Files are memory-mapped, so tensors are read on use.
 
     Args:
         known: full names of classes whose objects become ``Inert``.

@@ -1,4 +1,4 @@
-"""Make a tensor-parallel plan for an architecture without a family file, from transformers' own plan.
+"""Convert transformers' own tensor-parallel plan of a model, for architectures that trireme itself does not describe.
 
 transformers stores its plan in ``base_model_tp_plan`` of the configuration: a style for each linear layer of a block.
 The styles do not tell where hidden states enter the split layers, so every projection is taken as an entry. A module
@@ -32,10 +32,10 @@ HEADS, KEY_VALUE_HEADS, GROUPS = "num_attention_heads", "num_key_value_heads", "
 
 
 def upstream_plan(model: PreTrainedModel, family: ModelFamily) -> tuple[TensorPlan | None, str]:
-    """The tensor plan of ``model``, or None and the reason, as a clause after the name of the model.
+    """The tensor plan of ``model``, or None and the reason why it has none, as a clause after the name of the model.
 
     Args:
-        family: with the parts of ``model``.
+        family: the description of ``model``, which names its blocks and heads.
     """
     styles = getattr(model.config, "base_model_tp_plan", None)
     lists = block_lists(model, family)
@@ -130,7 +130,7 @@ def _plan(model: PreTrainedModel, inside: dict[str, str], found: dict[str, nn.Mo
 def _sizes(
     config: object, found: dict[str, nn.Module], column: list[str], by_style: dict[str, list[str]]
 ) -> Iterator[tuple[str, int]]:
-    """(what, number) of all that ranks must share evenly."""
+    """(name, number) of everything that ranks must share evenly."""
     whole_heads = [path for path in column if hasattr(found[path.rpartition(".")[0]], "head_dim")]
     heads = getattr(config, HEADS, None)
     if whole_heads and isinstance(heads, int):

@@ -18,11 +18,11 @@ class Vocabulary:
     eos: int | None = None
     pad: int | None = None
     stop: int | None = None
-    """Token that ends an answer of a chat."""
+    """Token that ends an answer in a chat."""
 
     @property
     def ends(self) -> list[int]:
-        """Tokens at which a model that writes shall end."""
+        """Tokens at which generation ends."""
         return list(dict.fromkeys(token for token in (self.eos, self.stop) if token is not None))
 
     @property

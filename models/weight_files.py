@@ -31,11 +31,11 @@ class Stored(NamedTuple):
     dtype: torch.dtype
     read: Callable[[], Tensor]
     part: Callable[[int, int], Tensor] | None = None
-    """Loads some of its rows; None where a file is only read as a whole."""
+    """Loads some rows of the tensor; None if the tensor can only be read as a whole."""
     packed: Callable[[], dict[str, Tensor]] | None = None
-    """Loads the parts of a weight that the file holds in a number format of few bits; ``read`` unpacks them."""
+    """Loads the tensors of a quantised weight as they are stored; ``read`` dequantises them. None for other weights."""
     form: Any = None
-    """The number format of ``packed``."""
+    """The quantised format of ``packed``."""
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows ``start`` to ``stop`` (exclusive).

@@ -20,7 +20,7 @@ OTHERS = {
     ".nemo": "NeMo",
     ".onnx": "ONNX",
 }
-"""Suffix and format of weight files that are not read."""
+"""Suffix -> format, of weight files that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,13 @@ def is_adapter(folder: Path) -> bool:
     """Whether a folder holds an adapter of peft, and no weights of a whole model.
 
     Raises:
-        ValueError: the weights of a whole model in it cannot be told.
+        ValueError: the folder has several sets of a model's weights, and no name decides.
     """
     return (folder / "adapter_config.json").is_file() and not chosen_set(folder).files
 
 
 def beside_base(folder: Path) -> str:
-    """The overrides of a recipe that put the adapter in ``folder`` on its base."""
+    """The recipe overrides that load the base model and merge the adapter in ``folder`` into it."""
     try:
         base = read_json(folder / "adapter_config.json")["base_model_name_or_path"] or "BASE"
     except (OSError, ValueError, KeyError, TypeError):

@@ -80,7 +80,7 @@ def window_mask(
 
 
 def _is_window(batch: int, length: int, size: int, sees: Callable[..., Any], device: torch.device | str) -> bool:
-    """Whether each token sees itself and the ``size - 1`` tokens before it, by the borders of what it sees."""
+    """Whether each token sees exactly itself and the ``size - 1`` tokens before it; tests only the window's ends."""
     row = torch.arange(batch, device=device)[:, None]
     place = torch.arange(length, device=device)[None]
     seen = [sees(row, 0, place, (place - back).clamp(min=0)) for back in (0, 1, size - 1)]

@@ -56,7 +56,7 @@ def own_names(tensors: dict[str, Tensor], mesh: Mesh) -> set[str]:
 
 
 def owners(sizes: dict[str, int], ranks: int) -> dict[str, int]:
-    """The rank that keeps each tensor. Tensors are taken by falling size, and each goes to the rank with least bytes.
+    """The rank that keeps each tensor: tensors are assigned from large to small, each to the rank with fewest bytes.
 
     The result is the same on every rank.
     """

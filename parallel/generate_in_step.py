@@ -39,7 +39,7 @@ def generate_in_step(mesh: Mesh, model: PreTrainedModel, arguments: dict[str, An
 
 
 def _any_inputs(model: PreTrainedModel, device: torch.device) -> dict[str, Any]:
-    """Inputs of the shortest forward pass that uses the same weights as one step of writing."""
+    """Inputs of the shortest forward pass that uses the same weights as the generation of one token."""
     token = torch.zeros(1, 1, dtype=torch.long, device=device)
     if not model.config.is_encoder_decoder:
         return {"input_ids": token}

@@ -16,7 +16,7 @@ from .torch_strategy import TorchStrategy
 
 STATES = ("parameters", "gradients", "optimizer")
 Groups = tuple[list[Any], list[Any], list[Any]]
-"""Tensors of parameters, gradients and optimizer state; also lists of tensors, and None."""
+"""(parameters, gradients, optimizer state): lists of tensors, lists of tensors within, and None."""
 
 
 def held_bytes(strategy: Strategy) -> dict[str, int]:
@@ -36,7 +36,7 @@ def state_tensors(strategy: Strategy) -> Groups:
 
 
 def memory_of(values: Iterable[Any]) -> dict[int, int]:
-    """Bytes by address behind tensors, and tensors in lists; the local part of DTensors."""
+    """Memory address -> bytes, of the tensors in ``values`` and in lists there; of DTensors, the local shard counts."""
     found: dict[int, int] = {}
     for value in values:
         if isinstance(value, (list, tuple)):

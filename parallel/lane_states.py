@@ -46,11 +46,11 @@ class LaneStates:
         self._read: dict[int, int] = {}
 
     def empty(self) -> LaneStates:
-        """States of the same kind for texts that begin."""
+        """Empty states of the same kind, for texts that begin."""
         return LaneStates(self.carried, self.config, self.lanes, self.mesh)
 
     def run(self, model: Any, micro: MicroBatch) -> Any:
-        """Outputs of ``model`` for a micro-batch on the device; its rows go on from their states."""
+        """Run ``model`` on a micro-batch on the device, each row with the state of its lane; keeps the new states."""
         places = micro.lanes
         assert places is not None
         outputs = model(**micro.inputs, **self._before(places, micro.samples.device))

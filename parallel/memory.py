@@ -74,9 +74,9 @@ class ModelSizes:
     """Whether the feed-forward part multiplies two projections (SwiGLU, GeGLU)."""
     tied: bool = False
     dropout: bool = False
-    """Whether any of its dropouts is on."""
+    """Whether the model has any dropout."""
     attention_dropout: bool = False
-    """Whether that of attention is on."""
+    """Whether attention has a dropout."""
     adapter_inputs: float = 0.0
     """Inputs per token of a block's adapters that have a dropout of their own, which keeps a second copy of them."""
     written_out: bool = False

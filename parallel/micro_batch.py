@@ -18,7 +18,7 @@ class Place(NamedTuple):
     """Where a row stands in the lanes of a text (``data.packing=lanes``)."""
 
     lane: int
-    """-1 for a row that only fills a place."""
+    """Number of the lane; -1 for a row that only fills up the batch."""
     position: int
     """Position of the sample, as in ``MicroBatch.samples``."""
     follows: int
@@ -34,7 +34,7 @@ class MicroBatch:
     targets: dict[str, Any]
     """Labels, and whatever else the task's loss and metrics compare the outputs with."""
     samples: Tensor
-    """Position of each sample in the endless stream of the run (int64); -1 for one that only fills a place."""
+    """Position of each sample in the endless stream of the run (int64); -1 for one that only fills up the batch."""
     length: int
     """Tokens in the inputs (or patches, or frames), padding not counted."""
     documents: Tensor | None = None
@@ -49,7 +49,7 @@ class MicroBatch:
     lanes: tuple[Place, ...] | None = None
     """Place of each row in the lanes of a text; None where samples do not go on from each other."""
     beside: MicroBatch | None = None
-    """Further texts of the same samples, which are read only, without gradient (``trainer/preference_passes.py``)."""
+    """Further texts of the same samples, which the model reads without gradient (``trainer/preference_passes.py``)."""
 
     @property
     def rows(self) -> int:

@@ -1,4 +1,4 @@
-"""Find the values in a micro-batch of texts or other data from which dropout and NEFTune noise are computed.
+"""Collect the values of a micro-batch that dropout and NEFTune noise are computed from.
 
 These are sample positions, document numbers and lengths. NEFTune needs the length of each sample without padding; only
 this file knows which inputs give it.
@@ -16,7 +16,7 @@ from ..models.noise import Noise
 from .micro_batch import MicroBatch
 
 SAMPLES, DOCUMENTS, LENGTHS = "noise_samples", "noise_documents", "noise_lengths"
-"""Names under which a pipeline hands to its stages what noise depends on."""
+"""Names under which a pipeline passes these values to its stages."""
 
 
 def noise_of(noise: Noise | None, micro: MicroBatch) -> AbstractContextManager:
@@ -32,7 +32,7 @@ def noise_of(noise: Noise | None, micro: MicroBatch) -> AbstractContextManager:
 
 
 def stage_inputs(micro_batches: list[MicroBatch], padded: list[MicroBatch]) -> dict[str, Tensor]:
-    """The values by which stages of a pipeline draw noise, of all micro-batches, one after the other.
+    """The values from which the stages of a pipeline compute noise, concatenated over all micro-batches.
 
     Args:
         padded: the same micro-batches, padded to one length.
@@ -60,7 +60,7 @@ def input_lengths(micro: MicroBatch) -> Tensor | None:
 
 
 def _numbers(micro: MicroBatch) -> Tensor:
-    """Number by which the noise of each row is drawn, [rows]."""
+    """Number that seeds the noise of each row, [rows]."""
     return micro.samples if micro.draws is None else micro.draws
 
 
@@ -70,7 +70,7 @@ def _lengths(micro: MicroBatch) -> Tensor:
 
 
 def target_lengths(micro: MicroBatch) -> Tensor | None:
-    """Tokens that the decoder reads of each sample, [rows, 1], in a model that has one; None if it is not known."""
+    """Number of tokens of each sample that the decoder reads, [rows, 1]; None without a decoder or if it is unknown."""
     mask = micro.inputs.get("decoder_attention_mask")
     if isinstance(mask, Tensor) and mask.ndim == 2:
         return mask.sum(1, keepdim=True)

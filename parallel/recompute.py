@@ -33,7 +33,7 @@ def recompute(blocks: Iterable[nn.Module], how: str, noise: Noise | None = None)
 
     Args:
         how: ``full`` keeps a block's input only; ``selective`` keeps matrix products and attention as well.
-        noise: what the blocks draw from, both times alike.
+        noise: source of dropout and other noise, which is the same in both forward passes.
     """
     contexts = {"context_fn": functools.partial(create_selective_checkpoint_contexts, _policy)}
     options = contexts if how == "selective" else {}

@@ -1,4 +1,4 @@
-"""Join the process group that the environment variables describe, and explain it if this fails.
+"""Join the process group that the environment variables describe, or say why this is not possible.
 
 torch alone would wait for as long as its timeout in training and then show a C++ traceback. If ranks disagreed on the
 world size, it would wait for ever. Here the ranks first compare their settings through the store alone, with a shorter
@@ -21,7 +21,7 @@ from ..errors import Problem, UserError
 
 GO = "go"
 LAST_WORD = datetime.timedelta(seconds=30)
-"""How long rank 0, which serves the store, waits for the others to read why they cannot train together."""
+"""How long rank 0, which serves the store, waits until the others have read the reason of a failure."""
 _stores: dict[tuple[object, ...], tuple[dist.Store, count[int]]] = {}
 """Stores of this process by process, address and number of ranks, each with the number of its next group. A store
 stays open after its group has ended: a rank that joins again (to predict after training) may come before rank 0 has
@@ -75,7 +75,7 @@ def _new_part(rank: int, world_size: int, patience: datetime.timedelta) -> dist.
 
 
 def _compare_settings(store: dist.Store, rank: int, world_size: int, accelerator: str) -> str:
-    """Let rank 0 compare the settings of all ranks and share the result: why they cannot train together, or empty."""
+    """Let rank 0 compare the settings of all ranks; returns why they cannot train together, or an empty string."""
     store.set(f"rank/{rank}", f"{world_size} {accelerator}")
     if rank == 0:
         said = _why_not([store.get(f"rank/{peer}").decode() for peer in range(world_size)])
@@ -91,7 +91,7 @@ def _compare_settings(store: dist.Store, rank: int, world_size: int, accelerator
 
 
 def _why_not(told: list[str]) -> str:
-    """Why ranks cannot train together, from ``WORLD_SIZE ACCELERATOR`` of each rank; empty if they can."""
+    """The reason why ranks cannot train together, from ``WORLD_SIZE ACCELERATOR`` of each rank; empty if they can."""
     first_with: dict[str, int] = {}
     for rank, (size, _, accelerator) in enumerate(text.partition(" ") for text in told):
         if int(size) != len(told):

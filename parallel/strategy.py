@@ -198,7 +198,7 @@ class Strategy(ABC):
             return self._run(model, micro)
 
     def _run(self, model: nn.Module, micro: MicroBatch) -> Any:
-        """One forward pass, with what the rows carry along their lanes."""
+        """One forward pass; rows that continue a text (``LaneStates``) start from the state of their lane."""
         if self.lanes is None or micro.lanes is None:
             return model(**micro.inputs)
         return self.lanes.run(model, micro)

@@ -54,7 +54,7 @@ def parallelize_tensor(
         mesh: the one-dimensional mesh of the axis ``tensor``.
 
     Returns:
-        What this rank holds of the hidden states that a module of a block sees, for its noise.
+        For each module of a block, the part of its hidden states on this rank, by which the module draws noise.
 
     Raises:
         ValueError: the family has no tensor plan, or its sizes do not divide (``check_tensor`` finds both earlier).
@@ -190,7 +190,7 @@ def _split_block(block: nn.Module, plan: TensorPlan, config: Any, border: Border
 
 
 def _noise_parts(block: nn.Module, plan: TensorPlan, border: Border, width: int) -> Iterator[tuple[nn.Module, Part]]:
-    """What this rank holds of hidden states: inside of a row projection, as in its adapters, some of the features."""
+    """For each module, the part of its hidden states on this rank: only some features inside a row projection."""
     row = tuple(f"{path}." for path in plan.row if path not in plan.scattered)
     gathered = tuple(f"{path}." for path in (*plan.column, *plan.key_value, *plan.row))
     groups = max(

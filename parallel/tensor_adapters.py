@@ -21,16 +21,16 @@ from ..models.low_rank import DOWN, MAGNITUDE, UP, Whole, adapter_in
 from .tensor_styles import Border, distribute, split_placement
 
 Gradient = Callable[[], Placement]
-"""Whether the gradient of a parameter that every rank has whole is whole too, or a partial sum."""
+"""Placement of the gradient of a parameter that every rank holds completely: the gradient itself, or a partial sum."""
 
 
 @dataclass
 class Spread(Whole):
-    """How an adapter computes beside a layer that is a DTensor."""
+    """How the adapter of a layer computes if the layer's parameters are DTensors."""
 
     border: Border
     gradients: Mapping[str, Gradient] = field(default_factory=dict)
-    """The kind of gradient of each parameter that every rank has whole."""
+    """Parameter that every rank holds completely -> placement of its gradient."""
 
     def parameter(self, layer: nn.Module, name: str) -> Tensor:
         found = layer._parameters[name]

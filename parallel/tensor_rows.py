@@ -1,4 +1,4 @@
-"""Some rows of a tensor, which torch's distributed checkpoint writes or reads without the others."""
+"""``Rows``: consecutive rows of a larger tensor, so that a distributed checkpoint writes or reads only these rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Rows(Tensor):
-    """Consecutive rows of a tensor, under the name of the whole; made by ``rows_of``."""
+    """Consecutive rows of a larger tensor, for torch's distributed checkpoints; made by ``rows_of``."""
 
     first: int
     """Index in the whole tensor of the first row."""

@@ -1,4 +1,4 @@
-"""How each kind of module computes under tensor parallelism: column-parallel, row-parallel, embedding, norm and others.
+"""Split each kind of module for tensor parallelism: column-parallel and row-parallel layers, embeddings, heads, norms.
 
 Parameters are DTensors on the tensor axis, so FSDP2, optimizers and checkpoints know each rank's shard. The computation
 runs on local tensors, because DTensor operations would take longer than small matrix products. Activations are DTensors

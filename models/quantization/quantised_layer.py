@@ -22,15 +22,15 @@ WEIGHT = "weight"
 
 
 class Quantised:
-    """The attributes and methods that a quantised layer has beside those of its class."""
+    """The attributes and methods that a quantised layer has in addition to those of its class."""
 
     form: Format
     sizes: tuple[int, int]
     """(outputs, inputs)"""
     compute: torch.dtype | None
-    """Type of its products; None takes that of autocast, or else of its inputs."""
+    """Type in which the layer multiplies matrices; None takes the type of autocast, or else that of the inputs."""
     layout: tuple[str, ...]
-    """Names of the parts of its weight."""
+    """Names of the tensors of which the quantised weight consists."""
 
     @property
     def weight(self) -> Tensor:
@@ -38,7 +38,7 @@ class Quantised:
         return oriented(self, whole(self, self.parts(), self.compute or torch.float32))  # type: ignore[arg-type]
 
     def parts(self) -> dict[str, Tensor]:
-        """The parts of its weight, as they are on this rank now."""
+        """The tensors of the quantised weight by name, as they are on this rank now."""
         parameters: dict[str, Any] = self._parameters  # type: ignore[attr-defined]
         return {name: parameters[name] for name in self.layout}
 
@@ -53,19 +53,19 @@ class Quantised:
 
 
 class QuantisedLinear(Quantised, nn.Linear):  # type: ignore[misc]
-    """An ``nn.Linear`` in few bits."""
+    """An ``nn.Linear`` with a quantised weight."""
 
 
 class QuantisedConv1D(Quantised, Conv1D):  # type: ignore[misc]
-    """GPT-2's linear layer, whose weight is [inputs, outputs], in few bits."""
+    """GPT-2's linear layer, whose weight is [inputs, outputs], with a quantised weight."""
 
 
 KINDS: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: QuantisedLinear, Conv1D: QuantisedConv1D}
-"""Class of a layer -> that of a quantised one. Subclasses may do more than a product, and are left alone."""
+"""Class of a layer -> class of the quantised layer. Subclasses may do more than multiply, and are left alone."""
 
 
 def quantise_layer(layer: nn.Module, form: Format, compute: torch.dtype | None) -> None:
-    """Keep the weight of a layer on the meta device in ``form``, in place; its parts have no values yet."""
+    """Replace a layer's weight, on the meta device, by the tensors of the format ``form``, which have no values yet."""
     outputs, inputs = layer_sizes(layer)
     del layer._parameters[WEIGHT]
     parts = form.parts(outputs, inputs)
@@ -106,12 +106,12 @@ def layer_sizes(layer: nn.Module) -> tuple[int, int]:
 
 
 def oriented(layer: nn.Module, weight: Tensor) -> Tensor:
-    """A weight [outputs, inputs] as the layer's class holds it, or back: GPT-2's is transposed."""
+    """A weight [outputs, inputs] in the orientation of the layer's class, or back: GPT-2's layers are transposed."""
     return weight.T if isinstance(layer, Conv1D) else weight
 
 
 def whole(layer: Any, parts: Parts, dtype: torch.dtype) -> Tensor:
-    """The weight [outputs, inputs] that ``parts`` stand for."""
+    """The dequantised weight [outputs, inputs]."""
     outputs, inputs = layer.sizes
     if next(iter(parts.values())).is_meta:
         return torch.empty(outputs, inputs, dtype=dtype, device="meta")

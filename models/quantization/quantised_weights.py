@@ -1,4 +1,4 @@
-"""Yield the weights of a quantised model by name, quantising one layer at a time as its weight is read or drawn.
+"""Load the weights of a quantised model: each layer is quantised when its weight is read from a file or initialised.
 
 The result depends only on the weight, so all ranks get the same quantised tensors, whichever shards they hold.
 """
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 def with_packed(base: WeightSource, model: nn.Module, stored: Mapping[str, Stored]) -> WeightSource:
-    """The weights of ``base``, those of quantised layers by their parts.
+    """The weights of ``base``, with the quantised tensors in place of each weight of a quantised layer.
 
     Args:
-        base: gives whole weights by their usual names.
+        base: gives weights that are not quantised, by their usual names.
         model: on the meta device, quantised.
-        stored: weights that a file holds in parts already, by their usual names.
+        stored: weights that are quantised in their file already, by their usual names.
     """
     layers = dict(quantised_layers(model))
 
@@ -50,7 +50,7 @@ def with_packed(base: WeightSource, model: nn.Module, stored: Mapping[str, Store
 
 
 def as_quantised(base: WeightSource, model: nn.Module) -> WeightSource:
-    """The whole weights of ``base``, those of quantised layers as their parts give them back, in fp32."""
+    """The weights of ``base``, those of quantised layers quantised and dequantised again, in fp32."""
     layers = dict(quantised_layers(model))
 
     def weights(names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
@@ -65,7 +65,7 @@ def as_quantised(base: WeightSource, model: nn.Module) -> WeightSource:
 
 
 def stored_parts(layer: nn.Module, name: str, entry: Stored) -> dict[str, Tensor]:
-    """The parts of a weight as its file holds them.
+    """The quantised tensors of a weight, as its file holds them.
 
     Raises:
         UserError: a part has another shape than the sizes of the layer ask for, or a file is damaged.
@@ -84,5 +84,5 @@ def stored_parts(layer: nn.Module, name: str, entry: Stored) -> dict[str, Tensor
 
 
 def packed(layer: nn.Module, weight: Tensor) -> dict[str, Tensor]:
-    """The parts of a whole weight in the orientation of the layer's class."""
+    """Quantise a weight, which has the orientation of the layer's class; returns the quantised tensors by name."""
     return layer.form.pack(oriented(layer, weight).float().contiguous())  # type: ignore[union-attr, operator]

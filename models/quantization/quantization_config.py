@@ -1,4 +1,4 @@
-"""The dataclass of a recipe's ``model.quantization`` part: a frozen base model with quantised weights, for QLoRA.
+"""The settings under ``model.quantization`` in a recipe, which quantise the weights of a frozen base model for QLoRA.
 
 QLoRA (https://arxiv.org/abs/2305.14314) trains LoRA adapters beside linear layers with 4-bit weights. The 16 values of
 its NF4 format are quantiles of a normal distribution, with one scale for each group of 64 numbers. LLM.int8
@@ -88,12 +88,12 @@ class QuantizationConfig:
 
     @property
     def package(self) -> str:
-        """The package that chooses the numbers; empty if they are stored."""
+        """The package that quantises the weights; empty if they are quantised in their file already."""
         return "" if self.method == STORED else "torchao" if self.method.startswith(TORCHAO) else "bitsandbytes"
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The settings that the numbers of the base depend on, beside its weights."""
+        """The settings that, together with the weights of the base, decide its quantised numbers."""
         used = asdict(self)
         left = ["compute_dtype", "threshold", "skip", "on_cpu"]
         left += [] if self.method in FOUR_BITS else ["double"]
@@ -106,5 +106,5 @@ SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
 def quantization_of(values: Any) -> QuantizationConfig | None:
-    """The typed part of a recipe that was read back as plain data."""
+    """The typed settings of a recipe that was read back as plain data."""
     return QuantizationConfig(**values) if isinstance(values, dict) else values

@@ -45,10 +45,10 @@ class StoredQuantization:
     """Threshold for 8-bit layers."""
 
     def whole(self, stored: Mapping[str, Stored]) -> dict[str, Stored]:
-        """The tensors of a folder, those of each quantised layer as one.
+        """The weights of a folder by name, with one entry for all tensors of a quantised layer.
 
         Raises:
-            ValueError: a layer lacks a tensor, or is stored in a way that is not read.
+            ValueError: a layer lacks a tensor, or is stored in a layout that cannot be read.
         """
         of_method: dict[str, Callable[[Mapping[str, Stored]], Mapping[str, Layer]]] = {
             "bitsandbytes": self._of_bitsandbytes,
@@ -106,7 +106,7 @@ def stored_quantization(values: Mapping[str, Any], folder: Path) -> StoredQuanti
         values: content of config.json.
 
     Raises:
-        ValueError: by a method or in a layout that is not read; the message tells it and what to do.
+        ValueError: the method or the layout cannot be read; the message names it and says what to do.
     """
     said = values.get("quantization_config") or values.get("compression_config")
     for name in OLDER if not said else ():
@@ -124,7 +124,7 @@ def stored_quantization(values: Mapping[str, Any], folder: Path) -> StoredQuanti
 
 
 def _unread(method: str, said: Mapping[str, Any]) -> str:
-    """Why weights in such a layout are not read; empty if they are."""
+    """The reason why weights of this method and layout cannot be read; empty if they can."""
     width, layout = int(said.get("bits", 4)), said.get("checkpoint_format", "gptq")
     if method not in METHODS:
         return f"are quantised by {method or 'no named method'}, and {', '.join(METHODS)} are read"
@@ -181,10 +181,10 @@ def _reader(own: Mapping[str, str], stored: Mapping[str, Stored]) -> Callable[[]
 
 
 def _named(path: str, stored: Mapping[str, Stored], joint: str = ".", **endings: str) -> dict[str, str]:
-    """Name of each part of a layer.
+    """The tensor name of each part of a quantised layer.
 
     Raises:
-        ValueError: one is not there.
+        ValueError: a tensor is missing.
     """
     names = {part: f"{path}{joint}{ending}" for part, ending in endings.items()}
     for name in names.values():

@@ -1,6 +1,6 @@
 """torchao's weight-only quantisation: int8 and fp8 with one scale per row, int4 with one scale per group of inputs.
 
-torchao rounds the weights. A weight is the product of its integers (or 8-bit floats) and their scales.
+torchao itself rounds the weights. A dequantised weight is the product of its integers (or 8-bit floats) and scales.
 """
 
 from __future__ import annotations

@@ -35,14 +35,14 @@ class TransfoXLConfig(PreTrainedConfig):
     d_head: int = 64
     d_inner: int = 4096
     div_val: int = 4
-    """By what the width of the embeddings is divided from each cluster to the next; 1 keeps one width for all."""
+    """Divisor of the embedding width from each cluster to the next; 1 keeps one width for all clusters."""
     pre_lnorm: bool = False
     """Whether norms stand before attention and the feed-forward part, not after the sum."""
     n_layer: int = 18
     mem_len: int = 1600
     """Positions before a segment that each layer remembers."""
     clamp_len: int = 1000
-    """Distances beyond this are taken as this one; 0 or less for no limit."""
+    """Longest distance; longer ones count as this one. 0 or less means no limit."""
     same_length: bool = True
     """Whether every token sees equally many positions, ``mem_len``, itself among them."""
     proj_share_all_but_first: bool = True
@@ -50,9 +50,9 @@ class TransfoXLConfig(PreTrainedConfig):
     tie_projs: list[bool] | None = None
     """For each cluster, whether its projection is that of the embedding; None: by ``proj_share_all_but_first``."""
     attn_type: int = 0
-    """Kind of attention; only 0, that of Transformer-XL, is here."""
+    """Kind of attention; only 0, Transformer-XL's own, is supported."""
     sample_softmax: int = -1
-    """Words that a sampled softmax draws; only -1, which draws none, is here."""
+    """Words that a sampled softmax draws; only -1, which draws none, is supported."""
     dropout: float = 0.1
     dropatt: float = 0.0
     untie_r: bool = True
@@ -87,7 +87,7 @@ class TransfoXLConfig(PreTrainedConfig):
         return [False, *[self.proj_share_all_but_first] * len(self.cutoffs)]
 
     def validate_architecture(self) -> None:
-        """Part of the validation of ``strict``."""
+        """Check the fields' types and the clusters' sizes; the validation of ``strict`` calls this."""
         refuse_other_types(self, TransfoXLConfig)
         borders = self.cluster_ends
         if any(low >= high for low, high in pairwise(borders)):

@@ -20,7 +20,7 @@ from .xl_words import AdaptiveSoftmax
 
 
 class Memory:
-    """A memory as ``generate`` hands it from token to token."""
+    """The memory in the form of a cache, which ``generate`` passes from one token to the next."""
 
     is_compileable = False
 
@@ -36,7 +36,7 @@ class Memory:
         return self.seen
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Take the rows of the beams that go on."""
+        """Keep the rows of the beams that continue, in the order ``beam_idx``."""
         self.mems, self.lengths = self.mems.index_select(0, beam_idx), self.lengths.index_select(0, beam_idx)
 
 
@@ -129,7 +129,7 @@ class TransfoXLLMHeadModel(TransfoXLPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         **others: Any,
     ) -> dict[str, Any]:
-        """The tokens that the memory does not know yet."""
+        """The inputs of the next forward pass: tokens that the memory has not read yet."""
         new = input_ids.shape[1]
         if past_key_values is not None:
             new = next_sequence_length or 1

@@ -35,7 +35,7 @@ class TransfoXLModelOutput(ModelOutput):
 
 
 class TransfoXLPreTrainedModel(PreTrainedModel):
-    """Settings for transformers that all classes share."""
+    """Base class of all Transformer-XL models, with their common settings for transformers."""
 
     config_class = TransfoXLConfig
     base_model_prefix = "transformer"
@@ -137,7 +137,7 @@ class TransfoXLModel(TransfoXLPreTrainedModel):
     def _holding(
         self, tokens: int, past: int, real: Tensor | None, mem_lengths: Tensor | None, places: Tensor
     ) -> Tensor:
-        """Whether a key is no padding: [rows or 1, keys]."""
+        """Whether a key is a token, not padding: [rows or 1, keys]."""
         kept = places[None, :past] >= (0 if mem_lengths is None else past - mem_lengths[:, None])
         shown = torch.ones_like(places[None, :tokens], dtype=torch.bool) if real is None else real != 0
         rows = max(len(kept), len(shown))

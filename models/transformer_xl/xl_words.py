@@ -17,7 +17,7 @@ from .xl_config import TransfoXLConfig
 
 
 class Projections(nn.Module):
-    """Matrices [width of the model, width of a cluster] by number."""
+    """Projections between the width of the model and that of a cluster, by the number of the cluster."""
 
     def __init__(self, width: int, clusters: list[int]) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class AdaptiveSoftmax(nn.Module):
         return head[..., self.ends[1] + number - 1]
 
     def _tail(self, hidden: Tensor, number: int) -> Tensor:
-        """Log-probabilities of the words of a cluster, once it is known that it is the one: [..., words]."""
+        """Log-probabilities of the words of a cluster, given the cluster: [..., words]."""
         states = self.out_projs(number, hidden, True)
         if self.divided:
             return self.out_layers[number](states).float().log_softmax(-1)

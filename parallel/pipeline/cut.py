@@ -91,7 +91,7 @@ def tied_head(model: PreTrainedModel, family: ModelFamily) -> bool:
 
 
 def cut_of(family: ModelFamily) -> Cut:
-    """How models of ``family`` are cut; ``check_pipeline`` refuses families that cannot be."""
+    """The description of how models of ``family`` are cut; ``check_pipeline`` refuses families without one."""
     assert family.cut is not None, f"{family.title} cannot be cut into stages"
     return family.cut
 

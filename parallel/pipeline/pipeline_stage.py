@@ -32,7 +32,7 @@ class HiddenStates:
     size: int
     dtype: torch.dtype
     latents: int | None = None
-    """Positions that go on behind the first block, at most; None if all do."""
+    """Most positions that go on after the first block (Perceiver AR's latents); None if all do."""
 
     def length(self, tokens: int) -> int:
         """Positions of the hidden states of a text of ``tokens``."""

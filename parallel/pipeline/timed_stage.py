@@ -23,8 +23,8 @@ class Action(NamedTuple):
 
 
 class ActionTimes:
-    """Actions of a rank's stages, noted while it is on. On a GPU every action is waited for, so a step that is noted
-    takes longer than others."""
+    """Records the actions of a rank's stages while it is switched on. On a GPU it waits for every action, so a recorded
+    step takes longer than others."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.on = device, False
@@ -34,13 +34,13 @@ class ActionTimes:
         self.on, self.actions = True, []
 
     def end(self) -> list[Action]:
-        """Stop noting; returns what was noted since ``begin``."""
+        """Stop recording; returns the actions since ``begin``."""
         self.on = False
         return self.actions
 
     @contextmanager
     def noted(self, kind: str, stage: int, micro_batch: int) -> Iterator[None]:
-        """Context of one action."""
+        """The context in which one action is recorded."""
         if not self.on:
             yield
             return

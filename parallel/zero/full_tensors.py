@@ -1,4 +1,4 @@
-"""Read and write a DeepSpeed engine's weights and optimizer state by parameter: full tensors, or this rank's range.
+"""Read and write the weights and optimizer state of a DeepSpeed engine, as full tensors or as this rank's part of them.
 
 DeepSpeed keeps fp32 weights and moments in flat buffers that hold parts of several parameters. Its public functions
 gather and scatter one parameter. This file adds what these functions lack: the weights of stage 0, the range of one
@@ -57,11 +57,11 @@ class EngineState:
 
     @property
     def swaps(self) -> bool:
-        """Whether the state is on a disk, so that parts of it are copies."""
+        """Whether the optimizer state is swapped to a disk, so that ``part`` returns copies."""
         return bool(getattr(self.wrapper, "swap_optimizer", False))
 
     def held(self, parameter: Any) -> tuple[int, int]:
-        """(first element, end) of what this rank holds of a split parameter, flattened; equal if it is nothing."""
+        """(first element, end) of this rank's range in a flattened split parameter; equal if the rank holds nothing."""
         if self.stage == 3:
             size, rank = parameter.partition_numel(), dist.get_rank(parameter.ds_process_group)
             return min(rank * size, numel(parameter)), min((rank + 1) * size, numel(parameter))
@@ -138,14 +138,14 @@ class EngineState:
             self.wrapper.update_lp_params()
 
     def counters(self, parameter: nn.Parameter) -> Iterator[tuple[str, Tensor]]:
-        """State of ``parameter`` that is one number, as scalars in fp32, as those of torch's optimizers; those of
-        DeepSpeed are integers."""
+        """Step counters and other single numbers in the state of ``parameter``, as fp32 scalars. torch's optimizers
+        keep such scalars too; DeepSpeed's keep integers."""
         for key, value in self._entries(parameter).items():
             if value is not None and not _is_moment(value):
                 yield key, torch.as_tensor(value, dtype=torch.float32).clone()
 
     def moments(self, parameter: nn.Parameter) -> list[str]:
-        """Keys of the state of ``parameter`` that has its shape."""
+        """Keys of the state tensors that have the shape of ``parameter``."""
         self._link()
         return [key for key, value in self._entries(parameter).items() if _is_moment(value)]
 
@@ -181,7 +181,7 @@ class EngineState:
                 entries[key] = type(present)(value.item())
 
     def create(self) -> None:
-        """Create the state that optimizers else create in their first step.
+        """Create the state that optimizers otherwise create in their first step.
 
         This takes one step with zero gradients and a learning rate of zero, which does not change the weights.
         """

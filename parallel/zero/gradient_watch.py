@@ -1,4 +1,4 @@
-"""Record which parameters get a gradient in the first step, by hooks that run before DeepSpeed removes it."""
+"""Find trained parameters that get no gradient in the first step, by hooks, since DeepSpeed frees gradients at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class GradientWatch:
-    """Watches the trained parameters of a model until it is asked."""
+    """Records which trained parameters of a model get a gradient, until ``missing`` is called."""
 
     def __init__(self, model: nn.Module) -> None:
         trained = [(name, one) for name, one in model.named_parameters() if one.requires_grad]
@@ -19,7 +19,7 @@ class GradientWatch:
         self._missing.discard(name)
 
     def missing(self) -> set[str]:
-        """Names of the parameters without a gradient so far; watching ends."""
+        """Names of the parameters without a gradient so far; removes the hooks."""
         for handle in self._handles:
             handle.remove()
         self._handles = []

@@ -1,4 +1,4 @@
-"""``JsonFiller``: write the recipe's values into a DeepSpeed JSON, and collect values there that contradict them."""
+"""Write a recipe's values into a DeepSpeed JSON, and report the values in the JSON that contradict the recipe."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def load_parameters(
 
 
 class _Part:
-    """What a rank reads of one parameter and of its optimizer state."""
+    """The tensors of one parameter and its optimizer state that a rank reads."""
 
     def __init__(
         self, state: EngineState, parameter: nn.Parameter, is_number: bool, saved: dict[str, tuple[Any, torch.dtype]]
@@ -76,7 +76,7 @@ class _Part:
         return (begin // row, -(-end // row)) if begin < end else (0, 0)
 
     def set(self) -> None:
-        """Give the engine what was read."""
+        """Pass the tensors that were read to the engine."""
         whole = {key: tensor for key, tensor in self.tensors.items() if key not in self.split}
         if WEIGHT in whole:
             self.state.load_weight(self.parameter, whole.pop(WEIGHT).view(self.shape))
@@ -88,7 +88,7 @@ class _Part:
         self.tensors.clear()
 
     def _own(self, key: str) -> Tensor:
-        """This rank's elements, flat."""
+        """This rank's elements of the weight or state ``key``, flat."""
         if key not in self.tensors:
             return torch.empty(0)
         begin, end = self.state.held(self.parameter)

@@ -63,7 +63,7 @@ def own_folder() -> Path:
 
 
 def _environment() -> list[str]:
-    """What operators are compiled for: versions, paths of packages, the processor's abilities."""
+    """The environment that compiled operators depend on: versions, package paths, features of the processor."""
     import deepspeed
     import torch
 
@@ -100,7 +100,7 @@ def _note(name: str) -> None:
 
 
 def _state_of(library: Path) -> str:
-    """The library's file, and what its code depends on."""
+    """Hash of the library's file and of everything that its code depends on."""
     import torch
 
     found, devices = library.stat(), range(torch.cuda.device_count())

@@ -60,13 +60,13 @@ class Piece:
 
 
 def whole_rows(pieces: Sequence[Piece], rank: int, device: torch.device) -> Iterator[tuple[Piece, int, Tensor, bool]]:
-    """The rows of this rank in fp32, where it has some: (piece, first row, rows, whether they are a view of the piece,
-    and no copy on the CPU).
+    """This rank's rows in fp32, for each piece of which it has rows: (piece, first row, rows, whether these are a view
+    of the piece instead of a copy on the CPU).
 
     A collective call over all ranks, which have the same pieces in the same order.
 
     Args:
-        device: that of messages.
+        device: device of the messages between ranks.
     """
     received = _exchange([piece for piece in pieces if piece.row > 1], rank, device)
     for piece in pieces:

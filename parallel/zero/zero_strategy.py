@@ -236,7 +236,7 @@ class DeepSpeedStrategy(Strategy):
     # -- state ------------------------------------------------------------------------------------------------
 
     def saved_tensors(self, copy: CopyTensor = no_copy) -> dict[str, Tensor]:
-        """Whole rows of what is split over ranks (``Rows``), and full tensors of the rest, each on one rank."""
+        """Rows (``Rows``) of tensors that are split over ranks, and other tensors as a whole, each on one rank."""
         parameters = dict(self.saved_parameters())
         owner = owners({name: numel(p) for name, p in parameters.items()}, self.mesh.data_size)
         tensors: dict[str, Tensor] = {}
@@ -311,7 +311,7 @@ class DeepSpeedStrategy(Strategy):
         return torch.Size([]) if name in self._numbers else shape_of(parameter)
 
     def _buffers(self) -> list[tuple[str, Tensor]]:
-        """Buffers that checkpoints hold; beside a base, they are the base's."""
+        """Buffers that checkpoints hold; none if they hold trained tensors only, since the base has the buffers."""
         if self.saves_trained_only:
             return []
         persistent = self._module.state_dict()
