@@ -1,4 +1,4 @@
-"""Folders of adapters as peft writes them: merged into their base, and named to generate, evaluate and train."""
+"""Tests of adapter folders in peft's format: they are merged into their base, and recipes and commands load them."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_an_exported_folder_is_merged_as_its_run_is(
     assert generate(str(bases[family]), "def f(", max_new_tokens=8, temperature=0) != texts[0]
 
 
-def test_a_folder_beside_a_base_in_few_bits(bases: dict[str, Path], tmp_path: Path) -> None:
+def test_an_adapter_of_a_quantised_base_is_merged(bases: dict[str, Path], tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     few = export(str(bases["llama"].parent / "run" / "llama"), str(tmp_path / "few"), _nf4())
     run = _train(few, tmp_path / "run", *LORA, "quantization=stored")
@@ -97,8 +97,8 @@ def _of_peft(base: Path, out: Path, tokens: int | None = None, **config: Any) ->
 
 
 @pytest.mark.parametrize("grown", [False, True], ids=["as_it_is", "more_tokens"])
-def test_a_folder_that_peft_wrote(grown: bool, bases: dict[str, Path], tmp_path: Path) -> None:
-    """Its tokenizer is that of the base, and its base may lie elsewhere now."""
+def test_a_folder_that_peft_wrote_generates_and_is_merged(grown: bool, bases: dict[str, Path], tmp_path: Path) -> None:
+    """The folder has no tokenizer, so the base's is used; a base that has moved is named by ``--base``."""
     base = tmp_path / "base"
     shutil.copytree(bases["llama"], base)
     size = json.loads((base / "config.json").read_text())["vocab_size"]
@@ -150,7 +150,7 @@ def test_wrong_bases_and_options_are_refused(
 def test_a_recipe_names_the_folder_to_evaluate_and_predict(
     bases: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where the folder stands in the recipe's or the checkpoint's place, the message says how to name it."""
+    """An adapter folder given as the recipe or the checkpoint is refused; the message says how to name it instead."""
     run = _train(bases["llama"], tmp_path / "run", *LORA)
     adapter = str(export(run, str(tmp_path / "adapter")))
     roots = f"data.source.roots=[{Path(json.__file__).parent}]"
@@ -176,7 +176,7 @@ def test_a_recipe_names_the_folder_to_evaluate_and_predict(
     assert loss(*way[:2], none) > wanted
 
 
-def test_a_head_for_other_labels_is_that_of_the_folder(tmp_path: Path) -> None:
+def test_a_merge_takes_the_classifier_head_of_the_folder(tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
     sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, pad_token_id=0)).save_pretrained(tmp_path / "base")

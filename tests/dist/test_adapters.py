@@ -198,10 +198,10 @@ def test_training_goes_on_from_an_exported_adapter(bases: dict[str, Path], tmp_p
     assert training(tmp_path / "more")[0]["loss"] < training(tmp_path / "run")[0]["loss"]  # on the same batch
 
 
-def test_a_folder_for_peft_is_refused_where_others_are_merged_below(
+def test_a_peft_export_is_refused_if_adapters_are_merged_into_the_base(
     bases: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It would name the base without them, beside which its outputs differ; the whole model is right."""
+    """The folder would name the base without the merged adapters, and so give other outputs; ``--merge`` is right."""
     _train(bases["llama"], tmp_path / "run", *LORA)
     folder = export(str(tmp_path / "run"), str(tmp_path / "first"))
     more = (*LORA, f"+model.merged_adapters.style.path={folder}")

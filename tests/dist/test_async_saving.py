@@ -91,7 +91,7 @@ def _start(plan: str, ranks: int, function, *args: object) -> list:
 
 
 def _tensors(run_dir: Path, step: int) -> dict[str, torch.Tensor]:
-    """Every shard by file and name."""
+    """The tensors of a checkpoint on disk, by file and name."""
     files = sorted((run_dir / "checkpoints" / f"step_{step:08d}" / "tensors").glob("*.safetensors"))
     return {f"{file.name}/{name}": tensor for file in files for name, tensor in load_file(file).items()}
 
@@ -111,7 +111,7 @@ def _state(run_dir: Path, step: int) -> dict:
         pytest.param("pp_1f1b", 2, marks=pytest.mark.long),
     ],
 )
-def test_the_bytes_are_those_of_the_step(plan: str, ranks: int, tmp_path: Path) -> None:
+def test_a_checkpoint_holds_the_weights_of_its_own_step(plan: str, ranks: int, tmp_path: Path) -> None:
     """Two steps change the weights before the first checkpoint is written; it holds the weights of its own step."""
     average = [] if plan.startswith("zero") else ["+ema.decay=0.9"]
     options = [f"plan={plan}", "model=gpt2_tiny", *average]
@@ -137,7 +137,7 @@ class Busy(Staging):
         super().copy()
 
 
-def test_what_is_not_copied_yet_is_copied_before_the_step(tmp_path: Path) -> None:
+def test_tensors_are_copied_before_the_next_step_changes_them(tmp_path: Path) -> None:
     _plain(tmp_path / "waited", "checkpoint.asynchronous=false")
     trainer, _ = _trainer(tmp_path / "going", 0, [])
     (tmp_path / "going" / "go.0").touch()
@@ -148,7 +148,7 @@ def test_what_is_not_copied_yet_is_copied_before_the_step(tmp_path: Path) -> Non
         assert waited.keys() == going.keys() and all(torch.equal(waited[name], going[name]) for name in waited)
 
 
-def test_one_at_a_time_and_all_ranks_see_it_complete_at_the_same_step(tmp_path: Path) -> None:
+def test_one_save_at_a_time_completes_at_the_same_step_on_all_ranks(tmp_path: Path) -> None:
     """The save of step 2 is held back until step 4 is done; the save of step 4 waits for it, the end for the last."""
     first, second = kept_ranks(_fit, 2, tmp_path, 4, "plan=ddp")
     saved = [event for event in first if isinstance(event[0], str)]

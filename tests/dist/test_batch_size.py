@@ -1,4 +1,4 @@
-"""``trireme batch-size`` prints one line per size it tries, and says when the global batch size stops the search."""
+"""Tests of ``trireme batch-size``: it prints one line per size, and says if the global batch size ends the search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Tests of runs whose recipe names folders that have changed since: the checkpoint says which model was trained."""
+"""Tests of runs whose base model, adapter or data folders were changed, moved or deleted after training began.
+
+The checkpoint records which model was trained, so that a change is noticed, and a move is not taken for a change.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,7 @@ def _merged(run: Path, out: Path) -> torch.Tensor:
 def test_an_adapter_that_was_continued_needs_its_folder_no_more(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its scale is that of the checkpoint, whatever the folder says by now, or if it is gone."""
+    """The adapter's scale comes from the checkpoint, even if the folder has changed or is gone."""
     train(_recipe(base, tmp_path / "first", *LORA, "model.adapter.alpha_pattern={q_proj: 20}"))
     folder = export(str(tmp_path / "first"), str(tmp_path / "adapter"))
     more = ("adapter=continued", f"model.adapter.path={folder}")
@@ -101,7 +104,7 @@ def test_an_adapter_that_was_continued_needs_its_folder_no_more(
     ]
 
 
-def test_another_scale_in_the_recipe_is_told(base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_scale_in_the_recipe_is_reported(base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     train(_recipe(base, tmp_path, *LORA))
     with caplog.at_level("WARNING", "trireme.trainer"):
         evaluate(_recipe(base, tmp_path, *LORA), None, False, None)
@@ -111,7 +114,7 @@ def test_another_scale_in_the_recipe_is_told(base: Path, tmp_path: Path, caplog:
 
 
 def test_a_base_of_adapters_with_another_configuration_is_refused(own_base: Path, tmp_path: Path) -> None:
-    """Its weights are the same; the checkpoint's own configuration is that of a merge."""
+    """The base has the same weights but another config.json; a merge uses the configuration in the checkpoint."""
     recipe = _recipe(own_base, tmp_path / "run", *LORA)
     train(_recipe(own_base, tmp_path / "run", *LORA, "trainer.stop_at=2"))
     wanted = _merged(tmp_path / "run", tmp_path / "one")
@@ -146,7 +149,7 @@ def test_a_whole_model_keeps_the_configuration_of_its_checkpoint(
     assert json.loads((newest / "model" / "config.json").read_text())["rms_norm_eps"] != 0.5
     moved = shutil.copytree(own_base, tmp_path / "moved")
     caplog.clear()
-    with caplog.at_level("WARNING", "trireme.trainer"):  # another recipe counts, and is told
+    with caplog.at_level("WARNING", "trireme.trainer"):  # another folder counts, with a warning
         assert evaluate(_recipe(moved, tmp_path / "run"), None, False, None)["eval_loss"] != before
     assert "model.weights gives rms_norm_eps otherwise than" in caplog.text
 
@@ -155,7 +158,7 @@ def test_a_whole_model_keeps_the_configuration_of_its_checkpoint(
 def test_files_under_another_path_are_no_change(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapters: tuple[str, ...]
 ) -> None:
-    """Weights, tokenizer, template and documents, relative, through a link, or moved: the run goes on as it would."""
+    """A resume gives the same losses if files are named by a relative path or a link, or were moved."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "links").mkdir()
     for name in ("weights", "data"):

@@ -1,4 +1,4 @@
-"""Tests of the messages that a run prints when it ends, and when a finished run is started again."""
+"""Tests of the messages that a run prints when it ends or is started again, and of those about averaged weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of epochs that a callback ends early, of the precision and batch size of evaluations, and of ``data.seed``."""
+"""Tests of epochs that a callback ends early, of options for evaluations and predictions, and of ``data.seed``."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_evaluations_in_another_precision(ranks: int, plan: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize(("ranks", "plan"), [(1, "single"), (2, "fsdp_full_shard"), (2, "tp")])
-def test_weights_in_half_the_memory(ranks: int, plan: str, tmp_path: Path) -> None:
+def test_evaluations_with_weights_in_bf16(ranks: int, plan: str, tmp_path: Path) -> None:
     assert _train(tmp_path, "trainer.max_steps=2") == ""
     exact = evaluate(tiny_recipe(tmp_path, "trainer.max_steps=2"))["eval_loss"]
     for rounded in kept_ranks(_rounded, ranks, tmp_path, plan):
@@ -147,7 +147,7 @@ def _rounded(run_dir: Path, plan: str) -> float:
         (("plan=zero3", "trainer.eval_weights=bf16"), "trainer.eval_weights", "DeepSpeed's engine"),
     ],
 )
-def test_what_a_plan_cannot_is_refused(overrides: tuple[str, ...], field: str, why: str) -> None:
+def test_options_that_a_plan_does_not_support_are_refused(overrides: tuple[str, ...], field: str, why: str) -> None:
     _, problems = read_recipe(compose(str(TINY), list(overrides)).raw, lambda plan: 2)
     found = {problem.field: problem for problem in problems if isinstance(problem, Problem)}
     assert why in found[field].why
@@ -183,7 +183,7 @@ def _of_size(run_dir: Path, size: str, *overrides: str) -> float:
     return _loss(run_dir)
 
 
-def test_a_seed_of_the_data(tmp_path: Path) -> None:
+def test_the_data_has_a_seed_of_its_own(tmp_path: Path) -> None:
     """``data.seed`` alone sets the order of the samples, and ``seed`` then sets the initial weights."""
     seen = (
         "+callbacks.seen._target_=helpers.callbacks.SeenTokens",

@@ -52,14 +52,14 @@ PLANS = {
 def share(step: int, rank: int, ranks: int, micro: int) -> StepBatch:
     """One data rank's pairs of a step; two of the step's pairs are marked as unpaired."""
     generator = torch.Generator().manual_seed(step)
-    pictures = torch.randn(PAIRS, 3, 16, 16, generator=generator)
+    images = torch.randn(PAIRS, 3, 16, 16, generator=generator)
     texts = torch.randint(5, 64, (PAIRS, 8), generator=generator)
     paired = torch.ones(PAIRS, dtype=torch.bool)
     paired[step : step + 2] = False
     micros = []
     for first in range(rank * PAIRS // ranks, (rank + 1) * PAIRS // ranks, micro):
         rows = slice(first, first + micro)
-        inputs = {"pixel_values": pictures[rows], "input_ids": texts[rows], "attention_mask": torch.ones(micro, 8)}
+        inputs = {"pixel_values": images[rows], "input_ids": texts[rows], "attention_mask": torch.ones(micro, 8)}
         micros.append(MicroBatch(inputs, {"paired": paired[rows]}, torch.arange(first, first + micro), micro))
     return StepBatch(micros, sum(int(one.targets["paired"].sum()) for one in micros), PAIRS // ranks, [])
 
@@ -88,7 +88,7 @@ def lines(plan: Plan, micro: int, dropout: float = 0.0) -> list[tuple[float, flo
 
 
 def plainly() -> list[tuple[float, float]]:
-    """The same steps by plain autograd on the whole batch."""
+    """The same steps by plain autograd on the global batch: (loss, gradient norm) of each step."""
     model = ModelConfig("vision_text_dual_encoder", copy.deepcopy(MODEL))
     built = build_on_meta(model, "features", Facts())
     tensors = dict(weight_source(model, built, 3)({n for n, _ in (*built.named_parameters(), *built.named_buffers())}))

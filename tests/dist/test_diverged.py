@@ -144,7 +144,7 @@ def test_an_interrupted_run_that_has_diverged_is_not_queued_again(tmp_path: Path
 
 
 class _Ended:
-    """A rank that has ended with a code."""
+    """The result of a rank that has ended with an exit code, as torch's launcher gives it."""
 
     error_file_data = None
 

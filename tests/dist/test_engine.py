@@ -134,7 +134,7 @@ def test_an_overflow_skips_the_step_and_lowers_the_scale(tmp_path: Path) -> None
     assert strategy.scale.value == 2.0**139
 
 
-def test_the_average_is_the_formula(tmp_path: Path) -> None:
+def test_averaged_weights_follow_the_formula(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path, "+ema.decay=0.75", "trainer.max_steps=3")
     trainer = build(recipe, build_mesh(recipe.plan))
     expected = {name.removeprefix("ema."): t.clone() for name, t in trainer.ema.saved_tensors().items()}
@@ -246,7 +246,7 @@ def test_evaluate_before_the_first_step(tmp_path: Path) -> None:
     assert evaluated[0]["eval_loss"] > evaluated[1]["eval_loss"]
 
 
-def test_callbacks_look_back_and_come_and_go(tmp_path: Path) -> None:
+def test_callbacks_read_earlier_lines_and_can_be_added_and_removed(tmp_path: Path) -> None:
     """On every rank and after a resume, callbacks find the lines so far, the FLOP count and the best checkpoint."""
     looks = [
         "plan=ddp",

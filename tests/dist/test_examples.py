@@ -71,5 +71,5 @@ def test_fine_tune_a_chat(tmp_path: Path) -> None:
 
 
 def _result(cell: Any) -> str:
-    """What the last expression of a cell gives."""
+    """The value of the last expression in a cell, as text."""
     return next(o["data"]["text/plain"] for o in cell.outputs if o["output_type"] == "execute_result")

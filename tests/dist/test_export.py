@@ -1,4 +1,4 @@
-"""Tests of exports: transformers computes the logits of the trained model, and failed exports leave no files behind."""
+"""Tests of exports: transformers computes the logits of the trained model, and a failed export leaves no files."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _train_spread(run_dir: Path, plan: str) -> None:
 
 
 @pytest.mark.parametrize(("plan", "ranks"), [("fsdp_full_shard", 2), ("tp", 2), ("3d", 8)])
-def test_pieces_of_any_plan(tmp_path: Path, plan: str, ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_of_any_plan_are_joined(tmp_path: Path, plan: str, ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows, columns and stages are joined block by block, and equal the whole tensors that torch's own reader gives."""
     monkeypatch.setattr("trireme.trainer.checkpoint.load.block_reader.BLOCK_BYTES", 3_000)
     kept_ranks(_train_spread, ranks, tmp_path / "run", plan)
@@ -232,7 +232,7 @@ class Foreign(Source):
         return Progress()
 
 
-def test_any_source(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_engine_is_exported(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path / "run", "model=llama_tiny", "+model.config.tie_word_embeddings=true")
     model = build(recipe, build_mesh(recipe.plan)).strategy.module
     state = {name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Runs a few trials of the fault-injection benchmark; ``python benchmarks/faults.py`` runs a hundred."""
+"""Runs three trials of ``benchmarks/faults.py``, which injects kills, damage and full disks: no run may be lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``model.loss=chunked`` gives the same losses, gradient norms and metrics as ``plain`` under every kind of plan."""
+"""Computing logits and loss in chunks (``model.loss=chunked``) changes no losses or metrics under any kind of plan."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Heads and embedding rows that pretrained weights lack get the same random values each time.
+"""Tests of pretrained weights that lack the head or some embedding rows: these start from reproducible random values.
 
-New embedding rows are compared under DDP, FSDP and ZeRO-3. All other tensors are loaded from the weights. Where the
-weights have a head or rows of other sizes, a recipe must ask for new ones.
+New embedding rows are the same under DDP, FSDP and ZeRO-3. All other tensors are loaded from the weights. If the
+weights have a head or an embedding of another size, the recipe must ask for new rows or a new head.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def classes(count: int) -> Facts:
     return Facts(Vocabulary(60), labels, "single_label_classification")
 
 
-def test_a_head_for_labels_begins_at_random(backbone: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_head_starts_from_random_values(backbone: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = ModelConfig(weights=str(backbone))
     found = tensors(model, "sequence_classification", classes(5))
     assert "begins at random" in caplog.text and "classifier.weight" in caplog.text
@@ -77,7 +77,7 @@ def test_a_head_for_labels_begins_at_random(backbone: Path, caplog: pytest.LogCa
     assert all(torch.equal(found[name], again[name]) for name in found)
 
 
-def test_other_labels_need_a_word(tmp_path: Path) -> None:
+def test_other_labels_need_new_head(tmp_path: Path) -> None:
     BertForSequenceClassification(BertConfig(**SIZES, num_labels=3)).save_pretrained(tmp_path / "three")
     with pytest.raises(UserError, match=r"model\.new_head=true"):
         tensors(ModelConfig(weights=str(tmp_path / "three")), "sequence_classification", classes(5))

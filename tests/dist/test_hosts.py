@@ -1,4 +1,4 @@
-"""Tests of training on several hosts: two hosts train as one by torchrun, and one of them may die."""
+"""Tests of torchrun on two hosts: losses equal those of one process, and the death of a host is noticed or survived."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TESTS = Path(__file__).parents[1]
 STEPS = ("trainer.max_steps=12", "checkpoint.every=4", "plan=ddp")
 SLOW = "+callbacks.slow={_target_: helpers.callbacks.Slow, seconds: 0.2}"
 DIES_WITHIN = 60
-"""Seconds in which the end of a host must have ended the run."""
+"""Seconds after the death of a host within which the run must end."""
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_a_host_that_dies_ends_the_run(hosts: tuple[Host, Host], tmp_path: Path)
 
 
 @pytest.mark.long
-def test_a_host_that_dies_is_done_without(hosts: tuple[Host, Host], tmp_path: Path) -> None:
+def test_training_goes_on_without_a_dead_host(hosts: tuple[Host, Host], tmp_path: Path) -> None:
     """With restarts and a minimum of one host, the other host goes on alone and ends with the same result."""
     first, second = hosts
     endpoint = f"{first.address}:{free_port()}"

@@ -62,7 +62,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 FROZEN = ["model.vision_tower.post_layernorm.*"]
-"""What LLaVA takes of an image does not pass through this."""
+"""Parameters that get no gradient, because LLaVA takes the features of an image before them."""
 
 
 def _tokenizer() -> Any:
@@ -110,7 +110,7 @@ def _processor(architecture: str) -> Any:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from PIL import Image
 
-    folder, rows = tmp_path_factory.mktemp("pictures"), []
+    folder, rows = tmp_path_factory.mktemp("images"), []
     random = np.random.default_rng(0)
     for number in range(48):
         colour = list(COLOURS)[number % 4]
@@ -125,7 +125,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for architecture, config in MODELS.items():
         _processor(architecture).save_pretrained(folder / architecture)
         (folder / f"{architecture}.yaml").write_text(
-            "# Answers what colour a picture has.\n# trireme train pictures.yaml\n"
+            "# Answers what colour an image has.\n# trireme train images.yaml\n"
             "defaults: [/base, /data: chat, override /task: image_chat, override /callbacks: minimal, _self_]\n"
             + json.dumps(
                 {
@@ -197,7 +197,7 @@ def test_ranks_train_as_one(architecture: str, plan: str, folder: Path) -> None:
     assert len(one) == 4 and worst_difference(one, many) < 2e-5
 
 
-def test_it_learns_what_it_sees_and_says_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trained_model_names_the_colour_of_an_image(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     architecture = "LlavaForConditionalGeneration"
     steps = ("trainer.max_steps=150", "trainer.log_every=50")
     assert kept_ranks(_train, 1, folder, architecture, "learnt", *steps) == [""]
@@ -222,5 +222,5 @@ def test_it_learns_what_it_sees_and_says_it(folder: Path, capsys: pytest.Capture
         (("data.processor=null",), "only a processor of the model says"),
     ],
 )
-def test_what_cannot_be_is_refused(overrides: tuple[str, ...], words: str, folder: Path) -> None:
+def test_unsupported_options_are_refused(overrides: tuple[str, ...], words: str, folder: Path) -> None:
     assert words in _train(folder, "LlavaForConditionalGeneration", "refused", *overrides)

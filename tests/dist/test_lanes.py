@@ -148,7 +148,7 @@ def test_an_evaluation_carries_a_memory_of_its_own(alone: Path) -> None:
         (["task=sequence_classification"], "this task learns from samples that stand alone"),
     ],
 )
-def test_what_lanes_cannot_serve_is_refused(
+def test_options_that_lanes_do_not_support_are_refused(
     overrides: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["model=transformer_xl_tiny", "data.packing=lanes", *overrides]

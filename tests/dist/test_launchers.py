@@ -43,7 +43,7 @@ def launch(launcher: str, folder: Path, *overrides: str) -> subprocess.Completed
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run in this process."""
+    """The folder of a run in this process."""
     folder = tmp_path_factory.mktemp("alone")
     train(tiny_recipe(folder, *STEPS))
     return folder
@@ -51,7 +51,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on two ranks that trireme's own launcher starts."""
+    """The folder of a run on two ranks that trireme's own launcher starts."""
     folder = tmp_path_factory.mktemp("own")
     result = trireme("train", str(TINY), ROOTS, *STEPS, f"run.dir={folder}", "plan=ddp", "--nproc", "2")
     assert result.returncode == 0, result.stderr

@@ -77,7 +77,7 @@ def test_every_save_on_two_ranks(tmp_path: Path) -> None:
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "exported", dtype="auto").dtype == torch.bfloat16
 
 
-def test_at_the_end_and_again(tmp_path: Path) -> None:
+def test_an_export_at_the_end_is_not_repeated(tmp_path: Path) -> None:
     """Training lines equal those without an export; a finished run that is started again does not export again."""
     out = tmp_path / "models" / "mine"
     overrides = [EXPORT, f"+callbacks.export.out={out}", "+callbacks.export.ema=true", "+ema.decay=0.5"]
@@ -101,8 +101,8 @@ def test_a_model_that_is_older_than_the_checkpoint_is_exported_again(tmp_path: P
     assert _same(tmp_path / "run" / "exported", export(str(tmp_path / "run"), str(tmp_path / "offline")))
 
 
-def test_who_is_told_to_leave_does_not_wait_for_an_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything is saved, so the run leaves at once, and the next start makes up for the export."""
+def test_a_run_that_must_leave_does_not_wait_for_an_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints are complete, so the run leaves at once, and exports the model after the next start."""
 
     def told(self: Export, checkpoint: Path) -> None:
         os.kill(os.getpid(), signal.SIGUSR1)

@@ -20,7 +20,7 @@ WORSE = (
     *("trainer.max_steps=8", "trainer.eval_every=2", "checkpoint.every=2", "checkpoint.keep_best=1"),
     *("checkpoint.keep_last=1", "checkpoint.load_best=true", "checkpoint.mode=max"),
 )
-"""The greatest loss counts as the best, so that an early checkpoint is."""
+"""With ``mode=max`` the largest loss counts as the best, so that the best checkpoint is an early one."""
 EXPORT = ("+callbacks.export._target_=trireme.trainer.callbacks.export.Export",)
 
 
@@ -47,7 +47,7 @@ def _weights(run_dir: Path, step: int) -> dict[str, torch.Tensor]:
     return {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
 
 
-def test_what_is_exported_and_evaluated_later_is_the_best(tmp_path: Path) -> None:
+def test_later_exports_and_evaluations_use_the_best_weights(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     _train(run_dir, *EXPORT)
     best, loss = _best(run_dir)
@@ -70,7 +70,7 @@ def test_a_longer_run_goes_on_from_the_last_step(tmp_path: Path) -> None:
     assert one == two and {line["step"] for line in one} == {9, 10}
 
 
-def _in_hand(run_dir: Path, *overrides: str) -> None:
+def _train_and_evaluate_again(run_dir: Path, *overrides: str) -> None:
     from trireme.parallel.mesh import build_mesh
     from trireme.trainer.build import build
     from trireme.trainer.collective import on_main
@@ -98,8 +98,8 @@ def _in_hand(run_dir: Path, *overrides: str) -> None:
         for plan in ("fsdp_full_shard", "zero3")
     ],
 )
-def test_ranks_end_with_it_too(plan: str, tmp_path: Path) -> None:
-    kept_ranks(_in_hand, 2, tmp_path / "run", f"plan={plan}")
+def test_all_ranks_end_with_the_best_weights(plan: str, tmp_path: Path) -> None:
+    kept_ranks(_train_and_evaluate_again, 2, tmp_path / "run", f"plan={plan}")
     again = float((tmp_path / "run" / "again").read_text())
     first = [line["eval_loss"] for line in lines(tmp_path / "run") if "eval_loss" in line][:-1]
     assert len(first) == 4 and again == pytest.approx(max(first), rel=1e-5) and first[0] > first[-1]

@@ -39,7 +39,7 @@ def test_home_is_not_published(tmp_path: Path) -> None:
 
 
 def test_the_card_of_adapters(tmp_path: Path) -> None:
-    """It names the base, how the base is kept, and the packages that took part; merged models are told as such."""
+    """The card names the base, its quantisation and the packages that were used; it says if a model was merged."""
     pytest.importorskip("bitsandbytes")
     train(tiny_recipe(tmp_path / "base", "model=llama_tiny", "trainer.max_steps=1"))
     base = export(str(tmp_path / "base"), str(tmp_path / "start"))

@@ -146,7 +146,7 @@ def test_any_plan_goes_on(plan: str, ranks: int, per_node: int, saved: Path, joi
     assert _files(tmp_path / "0" / STEP) == _files(tmp_path / "1" / STEP) == _files(joined / STEP)
 
 
-def test_a_wiped_node_is_given_what_it_lacks_unless_only_it_had_it(saved: Path, joined: Path, tmp_path: Path) -> None:
+def test_a_wiped_node_gets_the_files_that_another_node_has(saved: Path, joined: Path, tmp_path: Path) -> None:
     shutil.copytree(joined, tmp_path / "whole" / "1")
     expected = _whole(joined / STEP / "tensors")
     tensors = _joined(run_ranks(_load, 2, tmp_path / "whole", 1, "fsdp_full_shard"))
@@ -234,7 +234,7 @@ def _nodes(disks: Path, per_node: int, shared: bool | None, same: bool) -> tuple
         mesh.close()  # the first rank holds the store, which the others may still need
 
 
-def test_nodes_are_found_by_what_they_see(tmp_path: Path) -> None:
+def test_nodes_are_told_apart_by_the_disk_that_they_see(tmp_path: Path) -> None:
     assert run_ranks(_nodes, 4, tmp_path, 2, None, False) == [(0, 0, 1, 1)] * 4
     assert run_ranks(_nodes, 4, tmp_path, 2, None, True) == [(0, 0, 0, 0)] * 4
     assert run_ranks(_nodes, 2, tmp_path, 1, True, False) == [(0, 0)] * 2

@@ -103,7 +103,7 @@ def test_stop_saves_nothing_damaged(plan: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("plan", LONG_BUT_DDP)
-def test_rollback_goes_on_after_the_samples_that_led_there(plan: str, tmp_path: Path) -> None:
+def test_a_rollback_skips_the_samples_that_led_to_the_fault(plan: str, tmp_path: Path) -> None:
     rollback = ("callbacks.nonfinite.action=rollback", "callbacks.nonfinite.every=1", "checkpoint.every=2")
     assert run(tmp_path / "run", plan, GUARD, *rollback, poison(ranks_of(plan), 24)) == [""] * ranks_of(plan)
     # The same by hand: from the checkpoint of step 2, with the samples after those of step 4.
@@ -114,7 +114,7 @@ def test_rollback_goes_on_after_the_samples_that_led_there(plan: str, tmp_path: 
     assert [line["step"] for line in lines(tmp_path / "run")] == list(range(1, 8))
 
 
-def test_a_resume_does_not_go_through_those_samples_again(tmp_path: Path) -> None:
+def test_a_resume_after_a_rollback_skips_these_samples_too(tmp_path: Path) -> None:
     rollback = ("callbacks.nonfinite.action=rollback", "callbacks.nonfinite.every=1", "checkpoint.every=2")
     bad = poison(1, 24)
     assert not any(run(tmp_path / "run", "single", GUARD, *rollback, bad))

@@ -1,4 +1,4 @@
-"""Python files beside a recipe are importable in every process of a run, without setting PYTHONPATH."""
+"""A recipe can use Python files in its own folder: every process of a run imports them without setting PYTHONPATH."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples of ``docs/extending.md`` run on several ranks: training, resume, predictions and exports."""
+"""The example models and tasks of ``docs/extending.md`` train on several ranks, resume, predict and export."""
 
 from __future__ import annotations
 

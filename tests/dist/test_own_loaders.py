@@ -70,7 +70,7 @@ def test_a_resume_goes_on_in_the_middle_of_a_pass(loader: str, folder: Path) -> 
     assert _same(folder, run)
 
 
-def test_a_state_saves_reading_again(folder: Path) -> None:
+def test_a_saved_state_avoids_reading_samples_again(folder: Path) -> None:
     WithState.reads = 0
     assert _train(folder, "state", "WithState", "trainer.stop_at=5") == ""
     assert WithState.reads == 20
@@ -84,7 +84,7 @@ def test_workers_read_by_position(folder: Path) -> None:
     assert "read in order" in _train(folder, "no-workers", "InOrder", "data.num_workers=2")
 
 
-def test_what_breaks_the_contract_is_refused(folder: Path) -> None:
+def test_loaders_that_break_the_contract_are_refused(folder: Path) -> None:
     said = kept_ranks(_train, 2, folder, "changing", "Changing", "plan=ddp")
     assert all("gives another input_ids when sample(" in each for each in said)
     assert "does not say how many samples" in _train(folder, "endless", "InOrder", "+data.loader.size=null")
@@ -93,7 +93,7 @@ def test_what_breaks_the_contract_is_refused(folder: Path) -> None:
     )
 
 
-def test_its_samples_can_be_looked_at(folder: Path) -> None:
+def test_the_data_report_shows_samples_of_the_loader(folder: Path) -> None:
     report = report_data(recipe_of(folder / "loader.yaml", folder / "none"), 2)
     assert [facts.sizes for facts in report.sets] == [{"samples": SIZE}, {"samples": 5}]
     assert all(facts.source.startswith("data.loader: ByPosition") for facts in report.sets)
@@ -108,7 +108,7 @@ def _ordered(run_dir: Path, order: str, *overrides: str) -> str:
     return ""
 
 
-def test_an_order_of_ones_own(tmp_path: Path) -> None:
+def test_a_custom_sample_order(tmp_path: Path) -> None:
     """Two ranks follow the order of one rank, which is not the usual order; indices out of range are refused."""
     assert kept_ranks(_ordered, 1, tmp_path / "alone", "Backwards", "data.shuffle=false") == [""]
     assert kept_ranks(_ordered, 2, tmp_path / "ranks", "Backwards", "plan=ddp", "data.shuffle=false") == ["", ""]

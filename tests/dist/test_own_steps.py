@@ -41,12 +41,12 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_one_call_is_what_every_task_does(alone: Path) -> None:
+def test_a_step_with_one_call_equals_the_usual_loss(alone: Path) -> None:
     assert worst_difference(training(alone / "CausalLM"), training(alone / "OneCall")) == 0
     assert _evaluated(alone / "CausalLM") == _evaluated(alone / "OneCall")
 
 
-def test_two_passes_draw_apart_and_count(alone: Path) -> None:
+def test_two_passes_have_different_dropout(alone: Path) -> None:
     """With dropout, the two passes differ, so their distance adds to the loss; evaluations use the task's own step."""
     once, twice = training(alone / "OneCall"), training(alone / "TwoPasses")
     assert all(other["loss"] > one["loss"] + 1e-4 for one, other in zip(once, twice, strict=True))
@@ -54,7 +54,7 @@ def test_two_passes_draw_apart_and_count(alone: Path) -> None:
 
 
 @pytest.mark.parametrize("plan", ["ddp", "fsdp_full_shard", "zero2", "zero3"])
-def test_one_trajectory(plan: str, alone: Path, tmp_path: Path) -> None:
+def test_losses_are_the_same_under_every_plan(plan: str, alone: Path, tmp_path: Path) -> None:
     assert kept_ranks(_train, 2, tmp_path, "TwoPasses", DROPOUT, f"plan={plan}") == ["", ""]
     assert worst_difference(training(alone / "TwoPasses"), training(tmp_path)) < 2e-5
     assert abs(_evaluated(alone / "TwoPasses") / _evaluated(tmp_path) - 1) < 1e-5

@@ -27,7 +27,7 @@ from transformers import AutoTokenizer, pipeline
 writer = pipeline("text-generation", model=sys.argv[1])
 print(writer("def f(", num_latents=2, max_new_tokens=4, do_sample=False)[0]["generated_text"])
 """
-"""What a reader of the export writes, in a process that knows nothing of the run."""
+"""A script that generates text from the export, with transformers' ``pipeline`` and one import of trireme."""
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_evaluations_write_texts_and_count_the_labels_of_latents(run: Path) -> N
     assert trained["tokens"] < 8 * 32  # prefixes are drawn
 
 
-def test_the_loss_of_other_prefixes_is_of_the_same_tokens(run: Path) -> None:
+def test_the_length_of_the_prefix_changes_the_loss(run: Path) -> None:
     found = {}
     for prefix in (0, 8, 16):
         options = ("model=perceiver_ar_tiny", "collator=latents", f"collator.eval_prefix={prefix}")

@@ -269,8 +269,8 @@ def test_few_micro_batches(schedule: str, micro_batches: int) -> None:
     compare("gpt2", pipeline(schedule), 2, micro_batches)
 
 
-def test_packed_documents_keep_to_themselves() -> None:
-    """Positions reach every stage: without them, tokens would attend to the documents before theirs."""
+def test_packed_documents_do_not_attend_to_each_other() -> None:
+    """Positions reach every stage: without them, tokens would attend to earlier documents in the sample."""
     compare("llama", pipeline("1f1b"), 2, 4, packed=True)
     apart, together = (run("llama", Plan(), 4, packed)["loss"] for packed in (True, False))
     assert apart != pytest.approx(together, rel=1e-3)

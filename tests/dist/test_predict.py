@@ -135,7 +135,7 @@ def test_losses_and_scores_of_one_process(folder: Path, few_steps: list[dict[str
 
 
 @pytest.mark.parametrize(("plan", "options"), [("fsdp_full_shard", DRAWN), ("zero3", BEAMS)])
-def test_draws_and_beams(folder: Path, one: dict[str, Any], plan: str, options: str) -> None:
+def test_sampling_and_beam_search_under_a_plan(folder: Path, one: dict[str, Any], plan: str, options: str) -> None:
     _predict(folder, "single", "single", "alone.jsonl", options, "again", 5)
     kept_ranks(_predict, 2, folder, "single", plan, "together.jsonl", options, "again", 5)
     alone = _rows(folder / "alone.jsonl")
@@ -160,7 +160,7 @@ def test_tokens_under_tensor_and_pipeline_plans(tmp_path: Path) -> None:
         assert parquet.read_table(tmp_path / f"{plan}.parquet").to_pylist() == wanted
 
 
-def test_what_cannot_be_done_is_refused(folder: Path, one: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_options_are_refused(folder: Path, one: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     recipe = str(folder / "translate.yaml")
     for arguments, said in (
         (["predict", recipe, "--out", "out.txt"], "--out"),

@@ -35,7 +35,7 @@ STEPS = [
 LORA = ["adapter=lora", "model.adapter.rank=4"]
 KEYS = ("loss", "grad_norm", "logps/chosen", "logps/rejected")
 SHORT = {"dpo": ["ddp", "pp_1f1b"], "kto": ["fsdp_full_shard", "pp_1f1b"], "off": ["pp_1f1b"]}
-"""What is not left to the long tests."""
+"""Task -> plans that are tested every time; the other plans are long tests."""
 PLANS: dict[str, tuple[int, list[str]]] = {
     "ddp": (2, []),
     "zero1": (2, []),
@@ -115,7 +115,7 @@ def test_micro_batches_change_nothing(folder: Path, alone: dict[str, Path], tmp_
 
 
 @pytest.mark.parametrize("name", ["dpo", "kto"])
-def test_losses_in_pieces_change_nothing(folder: Path, alone: dict[str, Path], tmp_path: Path, name: str) -> None:
+def test_chunked_losses_change_nothing(folder: Path, alone: dict[str, Path], tmp_path: Path, name: str) -> None:
     run(tmp_path, options(folder, name, *MORE[name], "model.loss=chunked"))
     assert worst_difference(training(alone[name]), training(tmp_path)) < TOLERANCE
 
@@ -170,7 +170,7 @@ def test_a_quantised_base_is_its_own_reference(
 
 @pytest.mark.long
 @pytest.mark.parametrize("plan", ["tp", "zero3", "pp_1f1b"])
-def test_losses_in_pieces_change_nothing_under_a_plan(
+def test_chunked_losses_change_nothing_under_a_plan(
     folder: Path, alone: dict[str, Path], tmp_path: Path, plan: str
 ) -> None:
     load_deepspeed()
@@ -271,7 +271,7 @@ def test_other_first_weights_are_another_reference(folder: Path, tmp_path: Path)
         run(tmp_path / "one", changed, resume=str(tmp_path / "one"))
 
 
-def test_modules_that_are_trained_whole_have_no_base(folder: Path, alone: dict[str, Path], tmp_path: Path) -> None:
+def test_fully_trained_modules_cannot_be_switched_off(folder: Path, alone: dict[str, Path], tmp_path: Path) -> None:
     assert main(["export", str(alone["dpo"]), str(tmp_path / "base")]) == 0
     base = ["model.family=null", f"model.weights={tmp_path / 'base'}", "model.config={}", "trainer.max_steps=1"]
     whole = "model.adapter.modules_to_save=[embed_tokens]"

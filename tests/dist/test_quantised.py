@@ -81,7 +81,7 @@ def test_a_plan_equals_one_process(cases: list[Shared], folder: Path) -> None:
 
 
 @pytest.mark.parametrize("plan", ["fsdp_full_shard", "zero2", "pp_1f1b"])
-def test_so_does_training_for_a_rounding(plan: str, folder: Path) -> None:
+def test_quantisation_aware_training_equals_one_process(plan: str, folder: Path) -> None:
     pytest.importorskip("torchao")
     case = Shared(plan, "llama_qat", 4, "full")
     differences([case], folder, 6)
@@ -113,7 +113,7 @@ def _live(base: Path, run_dir: Path, *overrides: str) -> Any:
     return build(recipe, build_mesh(recipe.plan), resume="auto").strategy.module.eval()
 
 
-def test_a_checkpoint_holds_adapters_and_how_the_base_is_kept(base: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_holds_adapters_and_the_quantisation_of_the_base(base: Path, tmp_path: Path) -> None:
     train(_recipe(base, tmp_path, *NF4))
     (newest,) = checkpoints_under(tmp_path / "checkpoints")
     weights = {name for name in Checkpoint(newest).shapes if name.startswith("model.")}
@@ -194,8 +194,8 @@ def test_commands_work_from_a_quantised_run(base: Path, tmp_path: Path, capsys: 
 
 
 @pytest.mark.parametrize("method", ["nf4", pytest.param("fp4", marks=pytest.mark.long), "int8"])
-def test_exports_in_few_bits_are_loaded_by_transformers(method: str, base: Path, tmp_path: Path) -> None:
-    """Adapters are merged into whole weights, which are then rounded; transformers and ``stored`` load the folder."""
+def test_quantised_exports_are_loaded_by_transformers(method: str, base: Path, tmp_path: Path) -> None:
+    """Adapters are merged into the weights, which are then quantised; transformers and ``stored`` load the folder."""
     train(_recipe(base, tmp_path / "run", "adapter=lora", "model.adapter.rank=4"))
     merged = export(str(tmp_path / "run"), str(tmp_path / "merged"), ExportOptions(merge=True))
     options = ExportOptions(quantize=QuantiseOptions(method), max_shard_size="30KB")
@@ -250,7 +250,7 @@ def test_a_calibrated_export_is_nearer_than_a_rounded_one(
     torch.testing.assert_close(logits(again), logits(live), rtol=1e-4, atol=1e-5)
 
 
-def test_the_callback_writes_few_bits(base: Path, tmp_path: Path) -> None:
+def test_the_callback_exports_quantised_weights(base: Path, tmp_path: Path) -> None:
     train(_recipe(base, tmp_path, *NF4, "callbacks=export", "callbacks.export.quantize=nf4"))
     values = json.loads((tmp_path / "exported" / "config.json").read_text())
     assert values["quantization_config"]["load_in_4bit"] and (tmp_path / "exported" / "README.md").is_file()

@@ -1,4 +1,4 @@
-"""Ranks that cannot connect to each other end soon, print one message, and leave no process behind."""
+"""Tests of how ranks join a process group: a failure ends soon with one message, and ranks can join several groups."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_ranks_that_were_told_different_numbers(tmp_path: Path) -> None:
         ended(second, "WORLD_SIZE", "ranks disagree: 2 on rank 0, 3 on rank 1")
 
 
-def test_a_launcher_that_says_half(tmp_path: Path) -> None:
+def test_a_launcher_that_sets_half_of_the_variables(tmp_path: Path) -> None:
     with rank(tmp_path, 0, 2, free_port(), MASTER_ADDR="") as half:
         ended(half, "MASTER_ADDR", "is not set")
 

@@ -69,10 +69,10 @@ def test_a_measured_step_changes_no_number(tmp_path: Path, plan: str, kinds: set
     assert held["parameters"] == pytest.approx(planned["memory"]["parameters"], rel=0.3)
     assert held["optimizer"] == pytest.approx(planned["memory"]["optimizer"], rel=0.3)
     assert held["total"] > held["parameters"] + held["gradients"] + held["optimizer"] > 0
-    _look_at_timeline(found["timeline"], plan)
+    _check_timeline(found["timeline"], plan)
 
 
-def _look_at_timeline(timeline: list[dict[str, Any]], plan: str) -> None:
+def _check_timeline(timeline: list[dict[str, Any]], plan: str) -> None:
     if plan != "pp_1f1b":
         assert timeline == []
         return
@@ -147,7 +147,7 @@ def test_the_journal_tells_rollbacks(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_killed_run_is_told_and_watched(tmp_path: Path) -> None:
-    """A run is killed, started again, and followed by ``--watch`` until it ends."""
+    """A killed run is reported as such; after a new start, ``--watch`` follows it until it ends."""
     run_dir = tmp_path / "run"
     slow = "+callbacks.slow={_target_: helpers.callbacks.Slow, seconds: 0.2}"
     arguments = tiny_command(run_dir, REPORTED, slow, "trainer.log_every=1", "checkpoint.every=2")

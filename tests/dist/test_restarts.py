@@ -110,7 +110,7 @@ def _resumed(run_dir: Path, resume: str, stop_at: int) -> int:
 
 
 def test_a_job_queued_again_goes_on_from_what_it_has_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This holds even if the first start ended before it had noted where it began."""
+    """This holds even if the first start ended before it had recorded at which step it began."""
     assert run_ranks(_resumed, 1, tmp_path / "a", "never", 2) == [2]
     named = str(tmp_path / "a" / "checkpoints" / "step_00000002")
     for count, stop_at in (("1", 4), ("2", 6)):
@@ -124,7 +124,7 @@ def test_a_job_queued_again_goes_on_from_what_it_has_saved(tmp_path: Path, monke
 def test_the_mark_of_an_earlier_launch_is_not_taken_for_ones_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A launch may be restarted before its ranks have noted where it began."""
+    """A launch may be restarted before its ranks have recorded at which step it began."""
     for name in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
     assert not launch_is_noted(tmp_path)

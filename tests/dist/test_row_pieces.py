@@ -38,7 +38,7 @@ def _cases(seed: int) -> list[tuple[str, torch.Size, list[tuple[int, int]], Tens
 
 
 def _written(seed: int, folder: Path) -> bool:
-    """Write the rows of all cases, and read them: whether all is as it was."""
+    """Whether the rows of all cases are read from a checkpoint as they were written."""
     mesh, cases = build_mesh(Plan(replicate="auto")), _cases(seed)
     rank = mesh.rank
     pieces = [Piece(n, shape, ranges, whole.flatten()[slice(*ranges[rank])]) for n, shape, ranges, whole in cases]
@@ -65,7 +65,7 @@ def test_rows_are_written_once_and_read_again(seed: int, tmp_path: Path) -> None
 
 
 def _messages() -> tuple[list[int], int]:
-    """Elements that each rank sends, and of its pieces, for a matrix whose rows are cut at every border."""
+    """For a matrix with a row cut at every border between ranks: elements of its rows, and those that it sends."""
     mesh, shape = build_mesh(Plan(replicate="auto")), torch.Size((100, 7))
     rank = mesh.rank
     cuts = [0, 233, 466, 700]

@@ -359,7 +359,7 @@ BAD = {
 
 
 ONE = ("JSON", "text", "wrong function", "first without keys")
-"""Cases of one message, with nothing else beside it."""
+"""Cases whose error consists of a single message."""
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -406,12 +406,12 @@ def test_without_optuna_its_package_is_named(
     refused(trireme_here(capsys, "search", str(TINY)), "needs optuna", "pip install 'trireme-train[optuna]'")
 
 
-def struck(folder: Path, chance: random.Random, kills: Counter[str], most: int) -> None:
-    """Run a study to its end by one command that is given again whenever it ends, under SIGKILLs at random moments:
-    of the search, of a trial's process, of a rank.
+def run_under_kills(folder: Path, chance: random.Random, kills: Counter[str], most: int) -> None:
+    """Run a study under SIGKILLs at random moments, of the search, a trial's process or a rank. The same command is
+    started again until the study is done.
 
     Args:
-        kills: counts what was killed; there are no more kills once it holds ``most``.
+        kills: number of kills by kind of process; at ``most`` kills in total there are no more.
     """
     given = (RATES, "search.trials=6", RANDOM, PRUNER, "plan=ddp", "trainer.max_steps=16", "search.retries=20")
     words = command(*search_arguments(folder, *given), "--nproc", "2")
@@ -446,6 +446,6 @@ def struck(folder: Path, chance: random.Random, kills: Counter[str], most: int) 
 def test_twenty_random_kills(tmp_path: Path) -> None:
     chance, kills, studies = random.Random(0), Counter[str](), 0
     while kills.total() < 20:
-        struck(tmp_path / f"study_{studies}", chance, kills, 20)
+        run_under_kills(tmp_path / f"study_{studies}", chance, kills, 20)
         studies += 1
     assert all(kills[kind] >= 3 for kind in ("search", "trial", "rank")), kills

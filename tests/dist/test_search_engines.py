@@ -50,8 +50,8 @@ def starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrialStarter]:
 
 
 @pytest.mark.slow
-def test_an_engine_of_the_users_own(starter: TrialStarter, tmp_path: Path) -> None:
-    """It chooses values, pauses a trial that then goes on from its checkpoint, prunes, and ends the search."""
+def test_a_custom_engine(starter: TrialStarter, tmp_path: Path) -> None:
+    """The engine chooses values, prunes, ends the search, and pauses a trial, which resumes from its checkpoint."""
     folder = tmp_path / "study"
     given = (RATES, "search.sampler=null", "search.pruner=null", "search.own_first=false", "search.trials=9")
     searched(starter, folder, *given, OWN % 6.2)

@@ -1,4 +1,4 @@
-"""Models other than decoders (images, speech, pairs of texts) train alike under every plan, resume, and export."""
+"""Models for images, speech and pairs of texts have the same losses under every plan, resume exactly, and export."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trireme.trainer.build import build, train
 from trireme.trainer.checkpoint.export.export_folder import export
 
 TOLERANCE = 1e-4
-PICTURES, SPEECH = SHAPES["image_classification"].file, SHAPES["ctc"].file
+IMAGES, SPEECH = SHAPES["image_classification"].file, SHAPES["ctc"].file
 RESNET = ["model=resnet_tiny", "data.image_size=16"]
 needs_espeak = pytest.mark.skipif(SHAPES["ctc"].missing, reason="espeak-ng is not installed")
 KINDS = {
@@ -104,26 +104,26 @@ def test_a_resume_on_another_plan_draws_the_same(tmp_path: Path, alone: dict[str
 
 @needs_espeak
 @pytest.mark.parametrize("plan", ["ddp", "zero2", "zero3", "fsdp_full_shard"])
-def test_inputs_that_are_no_whole_numbers_have_the_type_of_the_plan(tmp_path: Path, plan: str) -> None:
+def test_floating_point_inputs_have_the_type_of_the_plan(tmp_path: Path, plan: str) -> None:
     kept_ranks(_train, 2, SPEECH, tmp_path, [f"plan={plan}", "plan.precision=bf16", "trainer.max_steps=2"])
     assert all(line["loss"] > 0 for line in training(tmp_path)) and len(training(tmp_path)) == 2
 
 
 @pytest.mark.parametrize("model", ["vit", "resnet"])
-def test_pictures_are_exported_with_their_processor(tmp_path: Path, model: str) -> None:
+def test_image_models_are_exported_with_their_processor(tmp_path: Path, model: str) -> None:
     from PIL import Image
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     overrides = [*(RESNET if model == "resnet" else []), "trainer.max_steps=1", "checkpoint.at_end=true"]
-    recipe = recipe_of(PICTURES, tmp_path / "run", *overrides)
+    recipe = recipe_of(IMAGES, tmp_path / "run", *overrides)
     train(recipe)
     live = build(recipe, build_mesh(recipe.plan), resume="auto")
     folder = export(str(tmp_path / "run"), str(tmp_path / "out"))
     loaded, report = AutoModelForImageClassification.from_pretrained(folder, output_loading_info=True)
     assert not any(report[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    picture = Image.linear_gradient("L").resize((12, 10))
-    pixels = AutoImageProcessor.from_pretrained(folder)(picture, return_tensors="pt")
-    assert torch.equal(pixels["pixel_values"], live.corpus.processor(picture, return_tensors="pt")["pixel_values"])
+    image = Image.linear_gradient("L").resize((12, 10))
+    pixels = AutoImageProcessor.from_pretrained(folder)(image, return_tensors="pt")
+    assert torch.equal(pixels["pixel_values"], live.corpus.processor(image, return_tensors="pt")["pixel_values"])
     with torch.no_grad():
         ours = live.strategy.module.eval()(**pixels).logits
         assert torch.equal(aligned(loaded)(**pixels).logits, ours)
@@ -152,8 +152,8 @@ def test_speech_is_exported_with_its_processor(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("file", "architecture"),
-    [(PICTURES, "ViTForImageClassification"), pytest.param(SPEECH, "Wav2Vec2ForCTC", marks=needs_espeak)],
-    ids=["pictures", "speech"],
+    [(IMAGES, "ViTForImageClassification"), pytest.param(SPEECH, "Wav2Vec2ForCTC", marks=needs_espeak)],
+    ids=["images", "speech"],
 )
 def test_exported_weights_are_trained_further(
     tmp_path: Path, file: Path, architecture: str, capsys: pytest.CaptureFixture[str]
@@ -169,8 +169,8 @@ def test_exported_weights_are_trained_further(
 
 
 def test_every_generator_is_seeded_at_each_step(tmp_path: Path) -> None:
-    """What a model draws from numpy or Python is the same after a resume."""
-    recipe = recipe_of(PICTURES, tmp_path, "trainer.max_steps=2")
+    """Random numbers that a model draws from numpy or Python are the same after a resume."""
+    recipe = recipe_of(IMAGES, tmp_path, "trainer.max_steps=2")
     trainer = build(recipe, build_mesh(recipe.plan))
 
     def drawn() -> list[float]:

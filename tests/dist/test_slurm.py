@@ -140,7 +140,7 @@ def test_a_job_makes_way_for_an_urgent_one(tasks: str, slurm: Cluster, tmp_path:
 @NEEDS_COMPILER
 @pytest.mark.parametrize("tasks", ["node", "rank"])
 def test_zero_2_into_its_time_limit(tasks: str, slurm: Cluster, tmp_path: Path) -> None:
-    """SLURM looks every 30 s which jobs are near their end; this one needs more than the three minutes it asks for."""
+    """The job needs more than the three minutes that it asks for. SLURM looks every 30 s for jobs near their limit."""
     load_deepspeed()  # compiled here, not while the job's time runs
     run_dir, options = tmp_path / "run", ("plan=zero2", "trainer.max_steps=400")
     limits = ("launch.time=00:03:00", "launch.signal_seconds=20", f"launch.tasks={tasks}")
@@ -157,7 +157,7 @@ def test_zero_2_into_its_time_limit(tasks: str, slurm: Cluster, tmp_path: Path) 
 
 @pytest.mark.long
 def test_cancelled_jobs_have_saved(slurm: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """They do not queue themselves again; a waiting job is gone at once; the same command goes on.
+    """Cancelled jobs do not queue themselves again, a waiting job ends at once, and the same command resumes the run.
 
     Commands run in this process: the imports of a new one would take longer than the job's few steps.
     """

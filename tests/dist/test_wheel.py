@@ -39,7 +39,7 @@ def test_it_holds_every_yaml_file_and_module(wheel: Path) -> None:
 
 
 def test_it_works_in_a_fresh_environment(wheel: Path, tmp_path: Path) -> None:
-    """Libraries are those of this environment; trireme is that of the wheel."""
+    """The environment uses the libraries installed here, and trireme from the wheel."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
     own = next((tmp_path / "venv" / "lib").iterdir()) / "site-packages"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(own), str(wheel)]

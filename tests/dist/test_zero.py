@@ -175,7 +175,7 @@ def test_overflow_skips_a_step_and_lowers_the_scale(stage: int) -> None:
 
 
 def _place_one_by_one(case: Case) -> tuple[int, int, int]:
-    """Numbers of elements: whole on this rank while weights arrive (at most), in its shards, in the model."""
+    """Numbers of elements: most that this rank holds unsharded while it loads weights, in its shards, in the model."""
     strategy = build(case)
     most = 0
     config = model_config(case)

@@ -1,4 +1,4 @@
-"""The state of a DeepSpeed engine is saved as that of one process, and each rank loads only its own part of it."""
+"""Tests of checkpoints under ZeRO: they equal those of one process, and resume exactly; a rank reads only its part."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _deepspeed() -> None:
 
 
 def _whole(strategy: DeepSpeedStrategy) -> tuple[dict[str, Tensor], list[int]]:
-    """What all ranks save together, and the bytes that each keeps."""
+    """The tensors that all ranks save together, and the bytes that each rank saves."""
     saved = strategy.saved_tensors()
     sizes = strategy.mesh.gather_objects(sum(tensor.nbytes for tensor in saved.values()))
     return joined_rows(strategy.mesh, saved), sizes

@@ -16,7 +16,7 @@ TEXTS = {"source": {"_target_": "trireme.trainer.data.sources.PythonSources", "r
 
 @dataclass(frozen=True)
 class Kind:
-    """How architectures of one shape are tried."""
+    """The settings with which architectures of one shape are tested."""
 
     shape: str
     """Input and output of the models, for the table."""
@@ -25,9 +25,9 @@ class Kind:
     processor: tuple[str, ...] = ("AutoTokenizer",)
     """Auto classes of transformers that load the processors from an exported folder."""
     others: dict[str, Any] = field(default_factory=dict)
-    """Further parts of the recipe."""
+    """Further top-level keys of the recipe."""
     model: dict[str, Any] = field(default_factory=dict)
-    """Further fields of the model's part."""
+    """Further fields under ``model`` in the recipe."""
 
 
 def _rows(source: str, **others: Any) -> dict[str, Any]:
@@ -47,38 +47,38 @@ KINDS = {
         "text to label", "sequence_classification", _rows("LabelledLines", tokenizer=_tokens("wordpiece"))
     ),
     "image_classification": Kind(
-        "picture to label",
+        "image to label",
         "image_classification",
         {"source": {"_target_": "trireme.trainer.data.digits.Digits"}, "held_out": 0.2, "image_size": 32},
         ("AutoImageProcessor",),
         {"collator": {"_target_": "trireme.trainer.data.image_collator.ImageCollator", "crop_padding": 2, "flip": 0.5}},
     ),
     "semantic_segmentation": Kind(
-        "picture to map", "semantic_segmentation", _rows("MappedDigits", image_size=32), ("AutoImageProcessor",)
+        "image to map", "semantic_segmentation", _rows("MappedDigits", image_size=32), ("AutoImageProcessor",)
     ),
     "object_detection": Kind(
-        "picture to boxes", "object_detection", _rows("BoxedDigits", image_size=32), ("AutoImageProcessor",)
+        "image to boxes", "object_detection", _rows("BoxedDigits", image_size=32), ("AutoImageProcessor",)
     ),
     "image_text_to_text": Kind(
-        "picture to text",
+        "image to text",
         "image_to_text",
         _rows("CaptionedDigits", image_size=32, tokenizer=_tokens("wordpiece")),
         ("AutoTokenizer", "AutoImageProcessor"),
     ),
     "masked_captions": Kind(
-        "picture and text",
+        "image and text",
         "masked_captions",
         _rows("CaptionedDigits", image_size=32, tokenizer=_tokens("wordpiece")),
         ("AutoTokenizer", "AutoImageProcessor"),
     ),
     "contrastive": Kind(
-        "picture and text",
+        "image and text",
         "contrastive",
         _rows("CaptionedDigits", image_size=32, tokenizer=_tokens("wordpiece")),
         ("AutoTokenizer", "AutoImageProcessor"),
     ),
     "audio_contrastive": Kind(
-        "sound and text",
+        "audio and text",
         "audio_contrastive",
         _rows("SpokenDigits", sampling_rate=16000, tokenizer=_tokens("wordpiece")),
         ("AutoTokenizer", "AutoFeatureExtractor"),
@@ -91,10 +91,10 @@ KINDS = {
         ("AutoTokenizer", "AutoFeatureExtractor"),
     ),
     "audio_classification": Kind(
-        "sound to label", "audio_classification", _rows("SpokenDigits", sampling_rate=16000), ("AutoFeatureExtractor",)
+        "audio to label", "audio_classification", _rows("SpokenDigits", sampling_rate=16000), ("AutoFeatureExtractor",)
     ),
 }
-"""Head (or two halves that meet in a loss) -> how it is tried; the first that an architecture has is taken."""
+"""Head (or contrastive loss of two encoders) -> its test settings; ``ORDER`` decides between several."""
 ORDER = (
     *("contrastive", "audio_contrastive", "speech_seq2seq", "ctc", "seq2seq_lm", "masked_lm", "image_classification"),
     *("semantic_segmentation", "object_detection", "causal_lm", "image_text_to_text", "audio_classification"),
@@ -103,7 +103,7 @@ ORDER = (
 
 
 BY_CLASS = {"bridgetower": ("masked_captions", "transformers.BridgeTowerForMaskedLM")}
-"""Architectures whose heads no Auto class has -> how they are tried, and their class for ``model.architecture``."""
+"""Architecture whose head no Auto class has -> its key in ``KINDS``, and its class for ``model.architecture``."""
 
 
 def kind_of(model_type: str) -> Kind:
@@ -136,7 +136,7 @@ def _written(cls: Any) -> set[str]:
 
 
 def recipe(model_type: str, steps: int, saved: int) -> dict[str, Any]:
-    """The recipe with which an architecture is tried."""
+    """The recipe with which an architecture is tested."""
     kind = kind_of(model_type)
     config = tiny_config(model_type)
     size = {"image_size": config["image_size"]} if isinstance(config.get("image_size"), int) else {}

@@ -1,4 +1,4 @@
-"""Train an architecture that has no family file (``model.family=auto``) under several plans; compare, resume, export.
+"""Train an architecture by its name (``model.family=auto``) under several plans, compare losses, resume and export.
 
 ``make families`` trains all architectures and writes ``docs/families.md``; ``test_matrix.py`` trains one of each kind.
 The heads that transformers has for an architecture decide its task, data and processor (``kinds.py``). Configurations
@@ -43,17 +43,17 @@ TYPES = (
     *("distilbert", "xlm-roberta", "camembert", "luke", "perceiver"),
     *("canine", "lilt"),
     *("t5", "bart", "pegasus", "m2m_100", "nllb-moe", "blenderbot-small", "mbart", "marian", "led"),
-    # pictures
+    # images
     *("vit", "swin", "resnet", "convnextv2", "pvt", "bit", "dinov2", "focalnet", "mobilevitv2", "cvt"),
     *("data2vec-vision", "beit", "deit", "convnext"),
-    # sounds
+    # audio
     *("wav2vec2", "data2vec-audio", "hubert", "wavlm", "whisper", "speech_to_text", "audio-spectrogram-transformer"),
-    # several
+    # several kinds of input
     *("clip", "siglip", "vision-text-dual-encoder", "clap", "blip", "pix2struct", "vision-encoder-decoder", "idefics"),
     *("bridgetower", "visual_bert"),
     *("upernet", "dpt", "yolos"),
 )
-"""Architectures that the documentation names, and more of each kind."""
+"""Architectures that ``make families`` trains: those that the documentation names, and more of each kind."""
 
 
 @dataclass
@@ -124,7 +124,7 @@ def _under(file: str, run_dir: str, plans: Sequence[str]) -> None:
 
 
 def _run(file: str, run_dir: Path, *overrides: str, resume: Path | None = None) -> Trainer:
-    """Train on the ranks that exist, which more runs may use afterwards."""
+    """Train on the ranks that are running; the process group stays open for further runs."""
     import os
 
     composed = compose(file, [f"run.dir={run_dir}", *overrides])

@@ -12,9 +12,9 @@ from trireme.trainer.data.digits import Digits
 from trireme.trainer.data.espeak import DIGITS as WORDS
 
 COUNT = 60
-"""Rows of a source."""
+"""Number of rows in each source."""
 SIDE = 32
-"""Height and width of a picture with something to find in it."""
+"""Height and width of an image in which a digit is placed."""
 
 MONTHS = {
     **{"January": "janvier", "February": "février", "March": "mars", "April": "avril", "May": "mai", "June": "juin"},
@@ -37,7 +37,7 @@ class _Rows:
 
 
 class CaptionedDigits(_Rows):
-    """Handwritten digits (``image``) and what they are (``text``)."""
+    """Handwritten digits (``image``) with captions (``text``)."""
 
     def _made(self, cache_dir: str) -> Iterator[dict[str, Any]]:
         for number, row in enumerate(_digits(cache_dir)):
@@ -65,7 +65,7 @@ class TranslatedMonths(_Rows):
 
 
 class SpokenDigits(_Rows):
-    """Digits that espeak-ng says (``audio``), their text and their label."""
+    """Digits spoken by espeak-ng (``audio``), with their text and label."""
 
     def _made(self, cache_dir: str) -> Iterator[dict[str, Any]]:
         from trireme.trainer.data.espeak import SynthesisedSpeech
@@ -98,15 +98,15 @@ def _digits(cache_dir: str) -> list[dict[str, Any]]:
 
 
 def _placed(cache_dir: str) -> Iterator[tuple[Any, int, list[float]]]:
-    """(picture, digit, box) of digits of 16 x 16 at changing places."""
+    """(image, digit, box) of digits of 16 x 16 pixels at changing places."""
     from PIL import Image
 
     for number, row in enumerate(_digits(cache_dir)):
         digit = Image.open(io.BytesIO(row["image"]["bytes"])).resize((16, 16))
         left, top = number * 5 % 16, number * 3 % 16
-        picture = Image.new("L", (SIDE, SIDE))
-        picture.paste(digit, (left, top))
-        yield picture, row["label"], [float(left), float(top), 16.0, 16.0]
+        image = Image.new("L", (SIDE, SIDE))
+        image.paste(digit, (left, top))
+        yield image, row["label"], [float(left), float(top), 16.0, 16.0]
 
 
 def _png(image: Any) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Trains one architecture of each kind without a family file; ``make families`` trains all of them."""
+"""Tests of ``model.family=auto``: one architecture of each kind trains by name, and wrong architectures are refused.
+
+``make families`` trains all architectures.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ def test_an_architecture_without_a_file(model_type: str, plans: list[str], tmp_p
         ),
     ],
 )
-def test_an_architecture_that_is_not_there_or_not_right(config: dict[str, str], words: str) -> None:
+def test_unknown_and_wrong_architectures_are_refused(config: dict[str, str], words: str) -> None:
     with pytest.raises(ValueError, match=words.replace("?", r"\?")):
         ModelConfig("auto", dict(config))
 

@@ -29,17 +29,17 @@ SMALL: dict[str, Any] = {
     "max_decoder_position_embeddings": 64,
     # experts
     "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "moe_intermediate_size": 32,
-    # pictures and sounds
+    # images and audio
     "image_size": 32, "patch_size": 8, "num_mel_bins": 8, "num_groups": 4, "num_detection_tokens": 8, "window_size": 2,
     "conv_bias": True, "feat_extract_norm": "layer", "do_stable_layer_norm": True, "num_conv_pos_embeddings": 16,
     "num_conv_pos_embedding_groups": 4, "seq_len": 64, "spec_size": 64,
 }  # fmt: skip
-"""Field -> its value where the configuration has it."""
+"""Field -> its value in configurations that have the field."""
 LISTS: dict[str, list[Any]] = {
     "conv_dim": [32, 32, 32, 32, 32], "conv_stride": [5, 4, 2, 2, 2], "conv_kernel": [10, 8, 4, 4, 4],
     "image_size": [32, 32],
 }  # fmt: skip
-"""Field -> its value where it is a list."""
+"""Field -> its value in configurations in which the field is a list."""
 DIVIDED = ("hidden_sizes", "embed_dim", "embed_dims", "neck_hidden_sizes", "base_attn_unit_dims", "channels")
 """Lists of widths, one per stage, of which an eighth is taken, rounded down to a multiple of four."""
 DEPTHS = ("depths", "depth", "layers", "n_attn_blocks")
@@ -57,7 +57,7 @@ TWO_PARTS: dict[str, dict[str, str]] = {
     "speech-encoder-decoder": {"encoder": "wav2vec2", "decoder": "bert"},
     "vision-text-dual-encoder": {"vision_config": "vit", "text_config": "bert"},
 }
-"""Architectures made of two others -> their fields and the architectures that are tried."""
+"""Architectures that consist of two others -> field and architecture of each half."""
 OWN: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 32},
     "falcon": {"num_kv_heads": 4, "new_decoder_architecture": False},
@@ -133,7 +133,7 @@ def tiny_config(model_type: str) -> dict[str, Any]:
 
 
 def _well_begun(config: dict[str, Any], part: Any) -> dict[str, Any]:
-    """``config`` with weights large enough that features, which losses bring to unit length, are not near zero."""
+    """``config`` with larger initial weights, so that features are not near zero; losses normalise them to length 1."""
     return {**config, "initializer_range": 0.1} if hasattr(part, "initializer_range") else config
 
 

@@ -31,7 +31,7 @@ def on_meta(config: ModelConfig, head: str = "causal_lm", labels: tuple[str, ...
 
 
 def filled(config: ModelConfig, seed: int = 0) -> PreTrainedModel:
-    """The model with its first values, in evaluation mode."""
+    """The model with its initial weights, in evaluation mode."""
     model = on_meta(config)
     materialise(model, torch.device("cpu"), weight_source(config, copy.deepcopy(model), seed))
     return model.eval()

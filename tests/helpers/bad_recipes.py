@@ -137,7 +137,7 @@ NEEDS_DATA: list[tuple[list[str], list[str]]] = [
       "scheduler.warmup_steps=5000"], ["scheduler.warmup_steps"]),
     (["trainer.max_steps=null", "trainer.epochs=1", "trainer.stop_at=5000"], ["trainer.stop_at"]),
 ]  # fmt: skip
-"""What only the size of the data tells: ``train`` refuses it before the first step."""
+"""Recipes whose mistake shows only when the size of the data is known: ``train`` refuses them before the first step."""
 
 GOOD: list[list[str]] = [
     ["optimizer.lr=0", "optimizer.weight_decay=0"],
@@ -153,4 +153,4 @@ GOOD: list[list[str]] = [
     ["+parameter_groups.rules=[{names: ['*.bias', '*.weight'], lr_ratio: 0.5, weight_decay: 0}]"],
     ["collator=causal_lm", "collator.pad_to_multiple_of=4"],
 ]
-"""What ``check`` accepts at the edge of what it refuses; ``train`` must accept it too."""
+"""Recipes with values at the limits of what is valid: ``check`` and ``train`` must accept them."""
