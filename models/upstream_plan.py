@@ -46,8 +46,10 @@ def upstream_plan(model: PreTrainedModel, family: ModelFamily) -> tuple[TensorPl
     path, blocks = lists[0]
     inside = _inside(model, path, styles)
     every = [dict(block.named_modules()) for block in blocks.children()]
-    reasons = [reason for found in every for reason in (*_strange(inside, found), *_unclear(inside, found))]
-    reasons += _strange_outside(model, family, styles)
+    reasons = [
+        reason for found in every for reason in (*_unknown_styles(inside, found), *_unclear_modules(inside, found))
+    ]
+    reasons += _unknown_styles_outside(model, family, styles)
     if reasons:
         return None, reasons[0]
     return _plan(model, inside, {name: module for found in every for name, module in found.items()}), ""
@@ -64,7 +66,7 @@ def _style(inside: dict[str, str], path: str) -> str | None:
     return inside.get(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", path))
 
 
-def _strange(inside: dict[str, str], found: dict[str, nn.Module]) -> Iterator[str]:
+def _unknown_styles(inside: dict[str, str], found: dict[str, nn.Module]) -> Iterator[str]:
     """Modules and parameters of a block with styles that are not understood, or that no linear layer has."""
     there = {*found, *(f"{path}.{name}" for path, module in found.items() for name, _ in _own(module))}
     for path in sorted(there):
@@ -77,7 +79,7 @@ def _strange(inside: dict[str, str], found: dict[str, nn.Module]) -> Iterator[st
             yield f"has {path} in its blocks, a {type(found[path]).__name__}, which is no plain linear layer"
 
 
-def _unclear(inside: dict[str, str], found: dict[str, nn.Module]) -> Iterator[str]:
+def _unclear_modules(inside: dict[str, str], found: dict[str, nn.Module]) -> Iterator[str]:
     """Modules with parameters among split ones, of which transformers does not say how they are split."""
     around = {ancestor for path in found if _style(inside, path) in (COLUMN, ROW) for ancestor in _ancestors(path)}
     for path, module in found.items():
@@ -86,7 +88,7 @@ def _unclear(inside: dict[str, str], found: dict[str, nn.Module]) -> Iterator[st
             yield f"has {what} in its blocks, among split modules, and transformers does not say how to split it"
 
 
-def _strange_outside(model: PreTrainedModel, family: ModelFamily, styles: dict[str, str]) -> Iterator[str]:
+def _unknown_styles_outside(model: PreTrainedModel, family: ModelFamily, styles: dict[str, str]) -> Iterator[str]:
     for name, _ in model.base_model.named_modules():
         if styles.get(name, OUTSIDE[0]) not in OUTSIDE:
             yield f"has {name} outside of its blocks, which transformers splits in the style {styles[name]}"

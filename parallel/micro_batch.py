@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Place(NamedTuple):
-    """Where a row stands in the lanes of a text (``data.packing=lanes``)."""
+    """The position of a row in the lanes into which long texts are cut (``data.packing=lanes``)."""
 
     lane: int
     """Number of the lane; -1 for a row that only fills up the batch."""

@@ -1,4 +1,4 @@
-"""Collect the values of a micro-batch that dropout and NEFTune noise are computed from.
+"""Collect the values of a micro-batch (of texts, images or audio) that dropout and NEFTune noise are computed from.
 
 These are sample positions, document numbers and lengths. NEFTune needs the length of each sample without padding; only
 this file knows which inputs give it.

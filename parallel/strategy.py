@@ -151,7 +151,7 @@ class Strategy(ABC):
         remove_noise(self.module)
 
     def close(self) -> None:
-        """Release what else would keep the model in memory; the last call, while the process group still exists."""
+        """Release everything that keeps the model in memory; the last call, while the process group still exists."""
         self.noise = self.head = self.lanes = None
 
     @abstractmethod

@@ -62,7 +62,7 @@ class Traffic(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(issubclass(kind, DTensor) for kind in types):
-            return NotImplemented  # DTensor takes itself apart first, and its collectives come by again
+            return NotImplemented  # DTensor first splits the operation; its collectives are then dispatched here
         result = function(*args, **(kwargs or {}))
         if function.namespace in NAMESPACES:
             name = function._opname

@@ -46,9 +46,9 @@ class TransfoXLConfig(PreTrainedConfig):
     same_length: bool = True
     """Whether every token sees equally many positions, ``mem_len``, itself among them."""
     proj_share_all_but_first: bool = True
-    """Whether the projections of the clusters but the first are those of the embedding."""
+    """Whether the softmax uses the projections of the embedding for all clusters but the first."""
     tie_projs: list[bool] | None = None
-    """For each cluster, whether its projection is that of the embedding; None: by ``proj_share_all_but_first``."""
+    """For each cluster, whether the softmax uses the embedding's projection; None: by ``proj_share_all_but_first``."""
     attn_type: int = 0
     """Kind of attention; only 0, Transformer-XL's own, is supported."""
     sample_softmax: int = -1
@@ -81,7 +81,7 @@ class TransfoXLConfig(PreTrainedConfig):
 
     @property
     def tied_projections(self) -> list[bool]:
-        """For each cluster, whether its projection is that of the embedding."""
+        """For each cluster, whether the softmax uses the embedding's projection."""
         if self.tie_projs is not None:
             return list(self.tie_projs)
         return [False, *[self.proj_share_all_but_first] * len(self.cutoffs)]

@@ -21,7 +21,7 @@ from .schedule import Pipeline
 
 
 class Turns:
-    """The order in which ranks run stages, computed alike on every rank."""
+    """The order in which ranks run stages, which every rank computes for itself with the same result."""
 
     def __init__(self, rank_of: dict[int, int]) -> None:
         self.rank_of, self.stages = rank_of, len(rank_of)

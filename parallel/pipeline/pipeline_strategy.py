@@ -1,4 +1,4 @@
-"""The training strategy for pipeline parallelism."""
+"""The training strategy for pipeline parallelism: each rank trains and evaluates one or several stages of the model."""
 
 from __future__ import annotations
 

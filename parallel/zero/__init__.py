@@ -1,1 +1,1 @@
-"""ZeRO plans, which train with DeepSpeed."""
+"""Training with DeepSpeed ZeRO: the engine, its configuration and its checkpoints."""

@@ -48,7 +48,7 @@ def build_engine(model: PreTrainedModel, config: dict[str, Any], factory: Optimi
 
 
 def end_engine(engine: Any) -> None:
-    """Destroy an engine, and let go of what DeepSpeed keeps of its model in variables of modules (stage 3)."""
+    """Destroy an engine, and clear the references to its model in variables of DeepSpeed's modules (stage 3)."""
     engine.destroy()
     from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
     from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator

@@ -60,7 +60,7 @@ class _Part:
             self.split = {WEIGHT} | moments
         weight = torch.Size([]) if is_number else self.shape, torch.float32
         self.tensors: dict[str, Tensor] = {}
-        """By key; a key of which this rank holds nothing is left out."""
+        """Tensors to read, by key; a key is left out if this rank holds nothing of it."""
         for key, (shape, dtype) in {WEIGHT: weight, **saved}.items():
             if key not in self.split:
                 self.tensors[key] = torch.empty(shape, dtype=dtype)

@@ -80,7 +80,7 @@ def _nf4() -> ExportOptions:
     return ExportOptions(quantize=QuantiseOptions("nf4"))
 
 
-def _of_peft(base: Path, out: Path, tokens: int | None = None, **config: Any) -> Any:
+def _peft_model(base: Path, out: Path, tokens: int | None = None, **config: Any) -> Any:
     """A model of peft whose adapter, of random numbers, is saved to ``out``."""
     peft = pytest.importorskip("peft")
     torch.manual_seed(3)
@@ -103,7 +103,7 @@ def test_a_folder_that_peft_wrote_generates_and_is_merged(grown: bool, bases: di
     shutil.copytree(bases["llama"], base)
     size = json.loads((base / "config.json").read_text())["vocab_size"]
     more = {"modules_to_save": ["embed_tokens", "lm_head"]} if grown else {"task_type": "CAUSAL_LM", "use_rslora": True}
-    adapted = _of_peft(base, tmp_path / "adapter", size + 3 if grown else None, **more)
+    adapted = _peft_model(base, tmp_path / "adapter", size + 3 if grown else None, **more)
     wanted = logits(adapted)
     text = generate(str(tmp_path / "adapter"), "def f(", max_new_tokens=6, temperature=0)
     shutil.move(base, tmp_path / "moved")
@@ -126,7 +126,7 @@ def test_a_folder_that_peft_wrote_generates_and_is_merged(grown: bool, bases: di
 def test_wrong_bases_and_options_are_refused(
     bases: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _of_peft(bases["llama"], tmp_path / "adapter")
+    _peft_model(bases["llama"], tmp_path / "adapter")
     adapter, out = str(tmp_path / "adapter"), str(tmp_path / "out")
     refused(trireme_here(capsys, "export", adapter, out), "CHECKPOINT", "as peft reads them already", "--merge")
     gptq = trireme_here(capsys, "export", adapter, out, "--quantize", "gptq")

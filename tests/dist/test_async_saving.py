@@ -199,7 +199,7 @@ def _without_memory(run_dir: Path, *overrides: str) -> list:
 
 
 def test_without_memory_for_a_copy_training_waits(tmp_path: Path) -> None:
-    """One rank lacks the memory; then all ranks save while training waits, and no tensor is missing."""
+    """If one rank lacks the memory, all ranks save while training waits, and no tensor is missing."""
     for seen in kept_ranks(_without_memory, 2, tmp_path, "plan=ddp"):
         assert [event for event in seen if isinstance(event[0], str)][:3] == [
             (f"step_{step:08d}", step) for step in (2, 4, 6)

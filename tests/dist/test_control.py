@@ -171,14 +171,14 @@ def test_predictions_at_the_end(tmp_path: Path) -> None:
 
 def test_evaluations_have_a_micro_batch_of_their_own(tmp_path: Path) -> None:
     """Metrics do not depend on its size, even if the size is odd or exceeds the number of samples."""
-    usual = _of_size(tmp_path / "usual", "null")
+    usual = _loss_with_micro_batch(tmp_path / "usual", "null")
     for size in ("3", "40"):
-        assert _of_size(tmp_path / size, size) == pytest.approx(usual, rel=1e-6)
-    ranks = kept_ranks(_of_size, 2, tmp_path / "ranks", "3", "plan=ddp")
+        assert _loss_with_micro_batch(tmp_path / size, size) == pytest.approx(usual, rel=1e-6)
+    ranks = kept_ranks(_loss_with_micro_batch, 2, tmp_path / "ranks", "3", "plan=ddp")
     assert ranks[0] == ranks[1] == pytest.approx(usual, rel=1e-5)
 
 
-def _of_size(run_dir: Path, size: str, *overrides: str) -> float:
+def _loss_with_micro_batch(run_dir: Path, size: str, *overrides: str) -> float:
     assert _train(run_dir, "trainer.max_steps=1", f"trainer.eval_micro_batch_size={size}", *overrides) == ""
     return _loss(run_dir)
 

@@ -87,7 +87,7 @@ def lines(plan: Plan, micro: int, dropout: float = 0.0) -> list[tuple[float, flo
     return found
 
 
-def plainly() -> list[tuple[float, float]]:
+def plain_lines() -> list[tuple[float, float]]:
     """The same steps by plain autograd on the global batch: (loss, gradient norm) of each step."""
     model = ModelConfig("vision_text_dual_encoder", copy.deepcopy(MODEL))
     built = build_on_meta(model, "features", Facts())
@@ -120,7 +120,7 @@ def worst(one: list[Any], other: list[Any]) -> float:
 
 @pytest.fixture(scope="module")
 def reference() -> list[tuple[float, float]]:
-    return plainly()
+    return plain_lines()
 
 
 @pytest.mark.parametrize("micro", [16, 4, 1])

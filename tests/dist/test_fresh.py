@@ -30,7 +30,7 @@ MISTAKES = {
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A base, a run of adapters beside it that was continued from a folder that is gone, and files with mistakes."""
+    """A base model, a run that continued an adapter of it from a folder that is gone now, and files with mistakes."""
     root = tmp_path_factory.mktemp("fresh")
     train(tiny_recipe(root / "first", "model=llama_tiny", "trainer.max_steps=1"))
     base = export(str(root / "first"), str(root / "base"))

@@ -72,7 +72,7 @@ def kill(process: subprocess.Popen[str]) -> None:
             one.send_signal(signal.SIGKILL)
 
 
-def has(run_dir: Path, step: int) -> bool:
+def has_checkpoint(run_dir: Path, step: int) -> bool:
     return any((run_dir / "checkpoints").glob(f"step_{step:08d}/manifest.json"))
 
 
@@ -99,13 +99,13 @@ def test_a_host_that_dies_ends_the_run(hosts: tuple[Host, Host], tmp_path: Path)
         torchrun(first, tmp_path, "2", endpoint, SLOW) as one,
         torchrun(second, tmp_path, "2", endpoint, SLOW) as other,
     ):
-        until(lambda: has(tmp_path, 4))
+        until(lambda: has_checkpoint(tmp_path, 4))
         kill(other)
         then = time.monotonic()
         output = one.communicate(timeout=DIES_WITHIN)[0]
         assert time.monotonic() - then < DIES_WITHIN
     assert one.returncode not in (0, None), output
-    assert has(tmp_path, 4)
+    assert has_checkpoint(tmp_path, 4)
 
 
 @pytest.mark.long
@@ -119,7 +119,7 @@ def test_training_goes_on_without_a_dead_host(hosts: tuple[Host, Host], tmp_path
         torchrun(first, tmp_path / "hurt", "1:2", endpoint, *options, conf=conf) as one,
         torchrun(second, tmp_path / "hurt", "1:2", endpoint, *options, conf=conf) as other,
     ):
-        until(lambda: has(tmp_path / "hurt", 4))
+        until(lambda: has_checkpoint(tmp_path / "hurt", 4))
         kill(other)
         output = one.communicate(timeout=200)[0]
     assert one.returncode == 0, output

@@ -137,7 +137,7 @@ def test_where_there_are_gpus_one_process_is_forked_too(
 
 
 def test_the_time_limit_counts_from_the_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It does not count from the start of the notebook, which may have been days ago."""
+    """The limit does not count from the start of the notebook, which may have been days ago."""
     monkeypatch.delenv(STARTED, raising=False)
     monkeypatch.setattr(psutil.Process, "create_time", lambda self: time.time() - 7200)
     overrides = {**tiny_overrides(tmp_path, "single", 3), "trainer.max_time": "00:10:00"}

@@ -150,7 +150,7 @@ def test_a_checkpoint_holds_adapters_and_the_quantisation_of_the_base(base: Path
 def test_exports_are_loaded_by_peft_and_merged(
     overrides: tuple[str, ...], options: dict[str, Any], base: Path, tmp_path: Path
 ) -> None:
-    """peft loads the adapters beside a base that transformers quantises; a merge makes one plain model of both."""
+    """peft loads the adapters onto a base that transformers quantises; a merge makes one model without quantisation."""
     peft = pytest.importorskip("peft")
     train(_recipe(base, tmp_path / "run", *overrides))
     live = _live(base, tmp_path / "run", *overrides)

@@ -39,7 +39,7 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    """By plan, the metric lines of a run without any signal."""
+    """A function that gives the metric lines of a run without any signal, under a plan."""
 
     @cache
     def run_once(plan: str) -> list:
@@ -157,7 +157,7 @@ def test_loader_processes_of_the_same_group_live_until_all_is_saved(
 
 @pytest.mark.parametrize("plan", [pytest.param("single", marks=pytest.mark.long), "ddp"])
 def test_a_second_interrupt_ends_at_once(plan: str, tmp_path: Path, environment: dict[str, str]) -> None:
-    """It works while a rank hangs in a step. A repetition within the same keystroke does not count."""
+    """This works even if a rank hangs in a step. A signal that one keystroke sends twice counts once."""
     stuck = "+callbacks.stuck={_target_: helpers.callbacks.Stuck, rank: 0, step: 3}"
     command = tiny_command(tmp_path / "run", *ARGUMENTS, stuck, *(DDP if plan == "ddp" else ()))
     with running(command, tmp_path / "run", environment) as run:

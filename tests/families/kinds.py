@@ -120,12 +120,12 @@ def kind_of(model_type: str) -> Kind:
     for name in ORDER:
         if name in HEADS and factory_of(cls, name):
             return KINDS[name]
-        if name not in HEADS and _meets(cls, "audio_config" if name.startswith("audio") else "vision_config"):
+        if name not in HEADS and _is_contrastive(cls, "audio_config" if name.startswith("audio") else "vision_config"):
             return KINDS[name]
     raise LookupError(f"{model_type} has none of the heads {', '.join(ORDER)}")
 
 
-def _meets(cls: Any, other: str) -> bool:
+def _is_contrastive(cls: Any, other: str) -> bool:
     """Whether a loss compares features of texts and of ``other``: the configuration has both and a temperature."""
     fields = set(cls.__dataclass_fields__) | set(TWO_PARTS.get(cls.model_type, {}))
     return {"text_config", other} <= fields and "logit_scale_init_value" in fields | _written(cls)

@@ -89,17 +89,17 @@ def try_architecture(model_type: str, folder: Path, plans: Sequence[str] = PLANS
     file.write_text("# An architecture, tried.\n" + yaml.safe_dump(recipe(model_type, STEPS, SAVED), sort_keys=False))
     one = folder / model_type
     found.parameters, found.resumed, found.exported, found.no_tensor = kept_ranks(
-        _alone, 1, str(file), str(one), model_type, timeout=600
+        _train_alone, 1, str(file), str(one), model_type, timeout=600
     )[0]
     assert len({line["loss"] for line in training(one)}) == STEPS, "no step changes the loss"
     tried = [plan for plan in plans if plan != "tp" or not found.no_tensor]
-    kept_ranks(_under, 2, str(file), str(one), tried, timeout=600)
+    kept_ranks(_train_under, 2, str(file), str(one), tried, timeout=600)
     for plan in tried:
         found.differences[plan] = worst_difference(training(one), training(folder / f"{model_type}-{plan}"))
     return found
 
 
-def _alone(file: str, run_dir: str, model_type: str) -> tuple[int, bool, bool, str]:
+def _train_alone(file: str, run_dir: str, model_type: str) -> tuple[int, bool, bool, str]:
     one = Path(run_dir)
     trainer = _run(file, one)
     again = one.with_name(f"{one.name}-again")
@@ -111,7 +111,7 @@ def _alone(file: str, run_dir: str, model_type: str) -> tuple[int, bool, bool, s
     return sum(map(torch.numel, saved.values())), _resumes_exactly(one, again), exported, reason
 
 
-def _under(file: str, run_dir: str, plans: Sequence[str]) -> None:
+def _train_under(file: str, run_dir: str, plans: Sequence[str]) -> None:
     one = Path(run_dir)
     for plan in plans:
         _run(

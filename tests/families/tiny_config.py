@@ -113,7 +113,11 @@ def tiny_config(model_type: str) -> dict[str, Any]:
     if model_type in TWO_PARTS:
         parts = TWO_PARTS[model_type]
         return {
-            field: {"model_type": kind, **_well_begun(tiny_config(kind), CONFIG_MAPPING[kind]()), **_role(field)}
+            field: {
+                "model_type": kind,
+                **_with_larger_weights(tiny_config(kind), CONFIG_MAPPING[kind]()),
+                **_role(field),
+            }
             for field, kind in parts.items()
         }
     cls = CONFIG_MAPPING[model_type]
@@ -127,12 +131,12 @@ def tiny_config(model_type: str) -> dict[str, Any]:
     for name in PARTS:
         part = getattr(defaults, name, None)
         if name in known and hasattr(part, "model_type"):
-            chosen[name] = {"model_type": part.model_type, **_well_begun(tiny_config(part.model_type), part)}
+            chosen[name] = {"model_type": part.model_type, **_with_larger_weights(tiny_config(part.model_type), part)}
     tokens = {name: None for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in known}
     return {**chosen, **tokens, **OWN.get(model_type, {})}
 
 
-def _well_begun(config: dict[str, Any], part: Any) -> dict[str, Any]:
+def _with_larger_weights(config: dict[str, Any], part: Any) -> dict[str, Any]:
     """``config`` with larger initial weights, so that features are not near zero; losses normalise them to length 1."""
     return {**config, "initializer_range": 0.1} if hasattr(part, "initializer_range") else config
 
