@@ -128,10 +128,11 @@ def kind_of(model_type: str) -> Kind:
 def _is_contrastive(cls: Any, other: str) -> bool:
     """Whether a loss compares features of texts and of ``other``: the configuration has both and a temperature."""
     fields = set(cls.__dataclass_fields__) | set(TWO_PARTS.get(cls.model_type, {}))
-    return {"text_config", other} <= fields and "logit_scale_init_value" in fields | _written(cls)
+    return {"text_config", other} <= fields and "logit_scale_init_value" in fields | _unlisted_fields(cls)
 
 
-def _written(cls: Any) -> set[str]:
+def _unlisted_fields(cls: Any) -> set[str]:
+    """The temperature of models whose configuration class does not list it as a field."""
     return {"logit_scale_init_value"} if cls.model_type in ("vision-text-dual-encoder", "siglip") else set()
 
 
