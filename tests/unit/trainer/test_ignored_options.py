@@ -31,7 +31,7 @@ from trireme.trainer.ignored_options import ignored_options
         (("trainer.eval_every=50", "trainer.eval_at_end=false"), "trainer.eval_every=50 has no effect"),
     ],
 )
-def test_what_has_no_effect_is_said(overrides: tuple[str, ...], said: str, tmp_path: Path) -> None:
+def test_options_without_effect_are_reported(overrides: tuple[str, ...], said: str, tmp_path: Path) -> None:
     assert any(said in note for note in ignored_options(tiny_recipe(tmp_path, *overrides)))
 
 
@@ -43,7 +43,7 @@ def test_what_has_no_effect_is_said(overrides: tuple[str, ...], said: str, tmp_p
         ("checkpoints", ("checkpoint.every=null", "checkpoint.at_end=false"), "checkpoint.every is null"),
     ],
 )
-def test_files_for_a_tracker_that_nothing_makes_are_told(
+def test_tracker_files_that_no_callback_writes_are_reported(
     kind: str, overrides: tuple[str, ...], why: str, tmp_path: Path
 ) -> None:
     pytest.importorskip("mlflow")
@@ -60,7 +60,7 @@ def test_steps_that_follow_from_the_data_are_known_when_the_run_begins(tmp_path:
     assert ignored_options(recipe, 20) == ["trainer.stop_at=50 has no effect: the run ends at step 20"]
 
 
-def test_check_and_a_run_say_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_and_train_report_ignored_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checked = trireme_here(capsys, "check", str(TINY), "plan.fsdp.forward_prefetch=2")
     assert checked.returncode == 0 and "note   plan.fsdp.forward_prefetch=2 has no effect" in checked.stdout
 
@@ -69,7 +69,7 @@ def test_check_and_a_run_say_it(tmp_path: Path, capsys: pytest.CaptureFixture[st
     ("plan", "ranks"),
     [("single", 1), ("ddp", 2), ("zero3_offload", 2), ("fsdp_hybrid_shard_zero2", 4), ("3d_zero1", 8)],
 )
-def test_plans_that_come_with_trireme_have_none(
+def test_shipped_plans_have_no_ignored_options(
     plan: str, ranks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", str(ranks))

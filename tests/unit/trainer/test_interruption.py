@@ -36,7 +36,7 @@ def test_other_times_are_refused(text: str) -> None:
         TrainerConfig(max_steps=1, max_time=text)
 
 
-def test_a_small_number_is_minutes_and_a_large_one_is_asked_about() -> None:
+def test_a_small_number_is_minutes_and_a_large_one_is_refused() -> None:
     assert parse_time(30) == parse_time("30") == 1800
     assert TrainerConfig(max_steps=1, max_time=30).max_time == 30
     with pytest.raises(ValueError, match=r"write \"750:00:00\" or \"12:30:00\""):
@@ -120,11 +120,11 @@ def test_a_second_keystroke_ends_at_once_and_an_echo_does_not(monkeypatch: pytes
 def test_outside_the_main_thread_nothing_is_touched() -> None:
     seen = []
 
-    def look() -> None:
+    def note_signals() -> None:
         with Signals().noted():
             seen.extend(signal.getsignal(each) for each in SIGNALS)
 
-    thread = threading.Thread(target=look)
+    thread = threading.Thread(target=note_signals)
     thread.start()
     thread.join()
     assert seen == [signal.getsignal(each) for each in SIGNALS]

@@ -1,4 +1,4 @@
-"""Every event, flag and field of transformers' callbacks is explained in docs/callbacks.md, with trireme's name."""
+"""Every event, flag and field of transformers' callbacks is explained in docs/callbacks.md, with its counterpart."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TABLE = PAGE.partition("## Names of transformers")[2].partition("\n`export`")[0]
 
 
 def _named() -> dict[str, str]:
-    """Name of transformers -> what the page says."""
+    """Name in transformers -> its explanation on the page."""
     rows = re.findall(r"^\| (`.*?) \| (.*?) \|$", TABLE, re.MULTILINE)
     return {name: here for there, here in rows for name in re.findall(r"`(\w+)`", there)}
 

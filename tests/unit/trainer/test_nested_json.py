@@ -41,7 +41,7 @@ def test_a_line_of_metrics_is_left_out(tmp_path: Path) -> None:
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2]
 
 
-def test_what_commands_are_given(tmp_path: Path) -> None:
+def test_json_files_that_are_given_to_commands(tmp_path: Path) -> None:
     file = tmp_path / "given.json"
     file.write_text(DEEP)
     with pytest.raises(UserError, match="nested too deeply"):

@@ -60,8 +60,8 @@ def test_any_optimizer_by_its_path() -> None:
     assert isinstance(optimizer, torch.optim.RAdam) and optimizer.param_groups[0]["initial_lr"] == 0.5
 
 
-def test_bitsandbytes_is_not_heard(tmp_path: Path) -> None:
-    """It warns while it is imported, once in a process."""
+def test_warnings_of_bitsandbytes_are_hidden(tmp_path: Path) -> None:
+    """bitsandbytes warns while it is imported, once in a process."""
     program = (
         "import torch; from trireme.trainer.optimizers import adamw_8bit; "
         "adamw_8bit([{'params': [torch.nn.Parameter(torch.ones(2))]}], lr=1e-3)"

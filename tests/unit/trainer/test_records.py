@@ -44,7 +44,7 @@ def _on_ranks(samples: int) -> list[dict[str, Any]]:
     return found
 
 
-def test_the_order_of_the_set_without_doubles() -> None:
+def test_records_have_the_order_of_the_set_without_duplicates() -> None:
     alone = list(_collected(_mesh(), 1003))
     assert [record["index"] for record in alone] == list(range(1003))
     assert alone[7]["text"] == "text 7" and alone[7]["value"] == pytest.approx(7 / 3)
@@ -113,6 +113,6 @@ def _failure_on_all(kind: type[Exception]) -> str:
 
 
 @pytest.mark.parametrize("kind", [UserError, ComponentFailed])
-def test_what_fails_on_rank_0_is_said_on_all(kind: type[Exception]) -> None:
+def test_a_failure_on_rank_0_is_raised_on_all_ranks(kind: type[Exception]) -> None:
     one, other = run_ranks(_failure_on_all, 2, kind, timeout=40)
     assert one == other and "raises KeyError in record_metrics" in one

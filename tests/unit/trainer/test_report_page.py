@@ -37,7 +37,7 @@ FAINT = """(() => {
 })()"""
 """Texts whose contrast is below that of level AA of WCAG 2."""
 KEEP = os.environ.get("TRIREME_PICTURES")
-"""Folder that keeps pictures of the pages for people to look at; unset keeps none."""
+"""Folder for screenshots of the pages, to be looked at by people; unset keeps none."""
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ def test_the_page_fits_a_phone_and_can_be_read_in_light_and_dark(tmp_path: Path,
     assert page.errors == []
 
 
-def test_names_of_parts_are_there_for_those_who_do_not_see_them(tmp_path: Path, page: Page) -> None:
+def test_screen_readers_get_names_of_parts(tmp_path: Path, page: Page) -> None:
     page.open(_write(tmp_path, write_run(tmp_path / "run")))
     label = page.run("document.querySelector('.chart svg').getAttribute('aria-label')")
     assert label.startswith("loss by step. run: from 5.869 to 3.054") and "held out" in label

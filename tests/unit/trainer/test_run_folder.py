@@ -1,4 +1,4 @@
-"""Unknown files in a run folder, and runs inside other runs, are reported; ``--fresh`` moves only runs aside."""
+"""Unknown files and other runs in a run folder are reported; ``--fresh`` moves only a folder that holds a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trireme.trainer.build import train
 from trireme.trainer.run_folder import OF_A_RUN, folder_notes, open_run_folder, run_notes
 
 
-def test_files_of_others_are_told_and_never_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_files_are_reported_and_never_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("thesis.tex", "b", "c", "d"):
         (tmp_path / name).touch()
     assert "holds files that are of no run (b, c, d and 1 more)" in folder_notes(tmp_path)[0]
@@ -25,7 +25,7 @@ def test_files_of_others_are_told_and_never_moved(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.parametrize("name", OF_A_RUN)
-def test_what_a_run_has_left_is_no_strange_file(name: str, tmp_path: Path) -> None:
+def test_files_of_a_run_are_no_unknown_files(name: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     (run / name).touch()
@@ -35,7 +35,7 @@ def test_what_a_run_has_left_is_no_strange_file(name: str, tmp_path: Path) -> No
     assert (tmp_path / "run.1" / "notes.md").exists()
 
 
-def test_a_check_tells_what_the_run_in_the_folder_means(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_check_reports_the_run_that_is_in_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = (*with_few_files([]), "trainer.max_steps=1")
     train(tiny_recipe(tmp_path / "run", *few))
     same = trireme_here(capsys, "check", str(TINY), f"run.dir={tmp_path / 'run'}", *few)
@@ -50,7 +50,7 @@ def test_a_check_tells_what_the_run_in_the_folder_means(tmp_path: Path, capsys: 
     assert "of another recipe (changed: optimizer.lr)" in note
 
 
-def test_a_folder_in_that_of_another_run_is_told(tmp_path: Path) -> None:
+def test_a_run_folder_inside_another_one_is_reported(tmp_path: Path) -> None:
     assert folder_notes(tmp_path / "sweep" / "job") == []
     for name in ("recipe.yaml", "log.txt"):
         (tmp_path / name).touch()

@@ -225,7 +225,7 @@ def test_starts_tell_restarts_rollbacks_and_kills(tmp_path: Path) -> None:
 
 
 def test_damaged_parts_are_left_out(tmp_path: Path) -> None:
-    """A folder may be half copied; only the metrics are needed, and what can be read of them."""
+    """A folder may be half copied; only the readable lines of the metrics are needed."""
     run = write_run(tmp_path / "run")
     metrics = (run / "metrics.jsonl").read_bytes().splitlines()
     metrics[3], metrics[5] = b"\xff\x00{", b'{"step": "x", "loss": {"a": []}}'

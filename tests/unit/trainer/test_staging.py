@@ -11,8 +11,8 @@ from trireme.trainer.checkpoint.save.staging import Staging, available_memory
 MIB = 2**20
 
 
-def test_buffers_that_nothing_was_copied_into_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take no memory yet, so the free memory does not show them, nor those of other ranks on this machine."""
+def test_buffers_count_before_they_are_filled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such buffers take no memory yet, so free memory does not show them, nor those of other ranks on this machine."""
     monkeypatch.setattr(module, "available_memory", lambda: 10 * MIB)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     staging, tensor = Staging(reserve=4 * MIB), torch.ones(MIB // 4)
@@ -32,7 +32,7 @@ def test_buffers_are_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert staging.copy_of("weights", tensor) is first and not staging.full
 
 
-def test_an_allocation_that_fails_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_allocation_counts_as_full_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("can't allocate memory")
 

@@ -1,4 +1,4 @@
-"""BLEU and exact match, summed over parts of a data set, equal the scores of the whole set."""
+"""Tests of text generation in evaluations: options, prompts, and BLEU and exact match summed over parts of a set."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def test_options_that_make_no_sense(wrong: dict) -> None:
         GenerationConfig(**wrong)
 
 
-def test_options_of_draws_are_passed_on_only_with_draws() -> None:
+def test_sampling_options_are_passed_on_only_with_do_sample() -> None:
     assert "temperature" not in GenerationConfig(temperature=0.5).arguments()
     drawn = GenerationConfig(do_sample=True, temperature=0.5, num_beams=2).arguments()
     assert drawn["temperature"] == 0.5 and "length_penalty" in drawn
     assert not {"samples", "scores"} & set(drawn)
 
 
-def test_beginnings_stand_before_the_labels() -> None:
+def test_prompts_are_the_tokens_before_the_labels() -> None:
     tokens = torch.tensor([[5, 6, 7, 8, 9], [1, 2, 3, 0, 0], [4, 4, 4, 4, 4]])
     labels = torch.tensor([[-100, -100, 8, 9, -100], [2, 3, -100, -100, -100], [-100] * 5])
     prompt = beginnings(tokens, labels)

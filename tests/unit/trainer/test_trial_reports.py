@@ -1,4 +1,4 @@
-"""A search trial reports its metrics to the search, stops when pruned, and continues if the search is gone."""
+"""A trial reports its metrics to its hyperparameter search, stops when pruned, and goes on if the search is gone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trireme.trainer.trainer_state import Control, TrainerState
 def log(
     reports: TrialReports, metrics: dict[str, Any], step: int = 5, main: bool = True, others: bool = False
 ) -> Control:
-    """The control after a line of metrics; ``others``: another rank has been told to prune."""
+    """The control after a line of metrics; ``others``: whether another rank was told to prune."""
     mesh = SimpleNamespace(is_main=main, any_flags=lambda flags: [flag or others for flag in flags])
     trainer: Any = SimpleNamespace(mesh=mesh, metrics={"loss": 3.0})
     control = Control()

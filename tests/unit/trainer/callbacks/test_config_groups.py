@@ -1,4 +1,4 @@
-"""Every file of the configuration group ``callbacks`` composes in Hydra and builds callbacks, also beside a tracker."""
+"""Every YAML file of the Hydra config group ``callbacks`` builds callbacks, alone and together with a tracker."""
 
 from __future__ import annotations
 

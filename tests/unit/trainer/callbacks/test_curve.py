@@ -1,4 +1,4 @@
-"""The callback ``curve`` draws the loss plot, which is complete after a resume; drawing errors never stop a run."""
+"""The callback ``curve`` draws the loss plot, which is complete after a resume; a failed drawing never stops a run."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ def lines(last, first=1):
 
 def test_curve_after_an_evaluation_and_at_the_end(run):
     run.trainer.reference_lines = {"unigram_entropy": 3.0}
-    picture, callback = run.trainer.run_dir / "curve.png", Curve(every_seconds=3600)
+    plot, callback = run.trainer.run_dir / "curve.png", Curve(every_seconds=3600)
     run.fire("on_train_begin", callback)
     for line in lines(10):
-        assert not picture.exists()
+        assert not plot.exists()
         run.fire("on_log", callback, metrics=line)
-    first = picture.read_bytes()
+    first = plot.read_bytes()
     for line in lines(20, first=11):
         run.fire("on_log", callback, metrics=line)
-    assert picture.read_bytes() == first, "drawn again before every_seconds"
+    assert plot.read_bytes() == first, "drawn again before every_seconds"
     run.fire("on_train_end", callback)
-    assert picture.read_bytes() != first
-    pixels = imread(picture)
+    assert plot.read_bytes() != first
+    pixels = imread(plot)
     assert pixels.shape[1] > pixels.shape[0] > 600 and pixels.std() > 0.01
     assert sorted(file.name for file in run.trainer.run_dir.iterdir()) == ["curve.png"]
 
@@ -57,7 +57,7 @@ def test_any_run_can_be_drawn(tmp_path, drawn):
     assert (tmp_path / "c.png").stat().st_size > 1000
 
 
-def test_a_picture_that_cannot_be_written_is_one_warning(run, caplog):
+def test_a_plot_that_cannot_be_written_is_one_warning(run, caplog):
     caplog.set_level(logging.WARNING)
     (run.trainer.run_dir / "curve.png").mkdir()
     callback = Curve(every_seconds=0)

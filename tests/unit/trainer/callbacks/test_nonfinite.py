@@ -1,4 +1,4 @@
-"""Unit tests of the callback ``nonfinite``, which reacts to NaN losses.
+"""Unit tests of the callback ``nonfinite``, which acts when the gradient is NaN or infinite.
 
 tests/dist/test_nonfinite.py tests the callback in whole runs.
 """
@@ -14,7 +14,7 @@ from trireme.trainer.callbacks.nonfinite import NonFinite
 
 
 def step(run, guard: NonFinite, norm: float, skipped: bool = False, precision: str = "fp32") -> None:
-    """One step with a gradient of this norm."""
+    """End a step whose gradient has this norm."""
     trainer = run.trainer
     trainer.recipe.plan = SimpleNamespace(precision=precision)
     trainer.mesh.gather_objects = lambda value: [value]
@@ -35,7 +35,7 @@ def begun(run):
     return begin
 
 
-def test_the_first_bad_step_is_named_though_it_is_looked_at_later(run, begun) -> None:
+def test_the_first_bad_step_is_named_though_it_is_checked_later(run, begun) -> None:
     guard = begun(action="stop", every=4)
     step(run, guard, 1.0)
     step(run, guard, float("nan"))
@@ -44,7 +44,7 @@ def test_the_first_bad_step_is_named_though_it_is_looked_at_later(run, begun) ->
         step(run, guard, 1.0)
 
 
-def test_a_save_that_nobody_foresaw_is_refused(run, begun) -> None:
+def test_an_unplanned_save_of_bad_weights_is_refused(run, begun) -> None:
     guard = begun(action="rollback", every=100)
     step(run, guard, 1.0)
     run.fire("on_pre_save", guard)
@@ -54,7 +54,7 @@ def test_a_save_that_nobody_foresaw_is_refused(run, begun) -> None:
         run.fire("on_pre_save", guard)
 
 
-def test_a_rollback_is_asked_for_and_counted_over_its_own_undoing(run, begun) -> None:
+def test_a_rollback_is_requested_and_its_count_survives_the_rollback(run, begun) -> None:
     guard = begun(action="rollback", every=1)
     saved = guard.state_dict()
     step(run, guard, float("nan"))

@@ -1,4 +1,4 @@
-"""The progress display prints plain lines to a file and a live bar to a terminal, without mixing with other output."""
+"""Tests of the progress display (a live bar on a terminal, plain lines in a file) and of the spinner at start-up."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def log_line(run, callback, step):
 
 @contextmanager
 def terminal(monkeypatch):
-    """sys.stderr is a terminal of 80 columns; yields (stream, function that closes it and gives all it got)."""
+    """Make sys.stderr a terminal of 80 columns; yields it, and a function that closes it and returns its text."""
     for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm")

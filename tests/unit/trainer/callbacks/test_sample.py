@@ -41,7 +41,7 @@ def samples(run):
     return (run.trainer.run_dir / "samples.txt").read_text(encoding="utf-8")
 
 
-def test_training_does_not_notice(text_run):
+def test_training_is_not_changed(text_run):
     module = text_run.trainer.strategy.module
     module.model.layers[0].eval()  # a part that its family keeps in evaluation mode
     modes = {name: part.training for name, part in module.named_modules()}
@@ -104,7 +104,7 @@ def test_wrong_arguments_are_named(wrong):
         Sample(**{"prompts": ["a"], **wrong})
 
 
-def test_what_a_terminal_cannot_show_does_not_end_the_run(text_run, monkeypatch):
+def test_characters_that_a_terminal_cannot_show_do_not_end_the_run(text_run, monkeypatch):
     screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
     monkeypatch.setattr(sys, "stdout", screen)
     text_run.fire("on_train_end", Sample(["naïve \x1b[2J"], max_new_tokens=2))

@@ -35,7 +35,7 @@ def test_rates_are_those_of_the_training_clock(run):
     assert metrics["mfu"] == pytest.approx(1e6 * 1000 / metrics["step_seconds"] / 2e12)
 
 
-def test_nothing_is_said_about_steps_without_a_line(run):
+def test_steps_without_a_log_line_get_no_metrics(run):
     callback = Throughput()
     run.fire("on_train_begin", callback)
     step(run, callback, 0.0, log=False)
@@ -84,7 +84,7 @@ def test_cpu_peak_is_quick_and_draws_no_random_number():
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_memory_grows_by_what_is_held():
+def test_memory_grows_by_the_size_of_a_new_tensor():
     before = memory_mib(torch.device("cpu"))
     held = torch.ones(64 * 2**20 // 4)
     assert 50 < memory_mib(torch.device("cpu")) - before < 100

@@ -13,7 +13,7 @@ def beat(at: str, waits: str = "", step: int = 7) -> dict:
     return {"at": at, "waits": waits, "step": step, "count": 1}
 
 
-def test_the_culprit_comes_first() -> None:
+def test_the_rank_that_holds_others_up_comes_first() -> None:
     loop = "trainer/loop.py:9 _agree"
     beats = {
         0: beat(loop, "all_reduce"),
@@ -28,7 +28,7 @@ def test_the_culprit_comes_first() -> None:
     )
 
 
-def test_a_rank_that_is_silent_is_said_to_be() -> None:
+def test_a_silent_rank_is_reported() -> None:
     said = describe({0: beat("a.py:1 f", "gather"), 1: beat("b.py:1 g")}, [1, 2], 5, Path("logs"))
     assert "rank 1 is not heard of any more; rank 2 is not heard of any more; rank 0 waits in gather" in said
     assert "b.py" not in said

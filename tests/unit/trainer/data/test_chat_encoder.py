@@ -33,7 +33,7 @@ FOUR = [user("eins"), answer("One."), user("zwei"), answer("Two.")]
         ({"loss": "roles", "roles": ["user", "assistant"]}, ["eins" + END, "One." + END, "zwei" + END, "Two." + END]),
     ],
 )
-def test_what_is_learnt(options: dict[str, Any], wanted: list[str]) -> None:
+def test_the_option_loss_chooses_the_tokens_with_labels(options: dict[str, Any], wanted: list[str]) -> None:
     encoder = encoder_for("chatml", **options)
     assert runs(encoder, encoder({"messages": FOUR})) == wanted
 
@@ -51,7 +51,7 @@ def test_a_message_may_be_left_out(key: dict[str, Any]) -> None:
     assert runs(encoder, chat) == ["Two." + END] and "train" not in chat.text
 
 
-def test_completions_alone() -> None:
+def test_loss_completions_labels_completions_only() -> None:
     encoder = encoder_for("chatml", loss="completions")
     both = {"prompt": FOUR[:3], "completion": [answer("Two."), user("drei"), answer("Three.")]}
     assert runs(encoder, encoder(both)) == ["Two." + END, "Three." + END]
@@ -92,7 +92,7 @@ def test_calls_in_sharegpt_and_as_text() -> None:
         encoder_for("deepseek_v3", tool_arguments="object", unseen="allow")(row)
 
 
-def test_a_message_of_the_system_for_all() -> None:
+def test_a_system_message_for_all_conversations() -> None:
     encoder = encoder_for("chatml", system="Be brief.")
     assert encoder({"messages": FOUR}).text.startswith("<|im_start|>system\nBe brief.")
     assert "Be long." in encoder({"messages": FOUR, "system": "Be long."}).text
@@ -132,7 +132,7 @@ def test_documents_and_arguments_of_templates() -> None:
     assert runs(thinking, thinking({"messages": FOUR[:2]})) == [empty + "One." + END]
 
 
-def test_lists_of_parts() -> None:
+def test_contents_that_are_lists_of_parts() -> None:
     parts = [{"type": "text", "text": "eins"}, {"type": "text", "text": " zwei"}]
     for name in ("chatml", "llama4"):
         encoder = encoder_for(name)
@@ -276,7 +276,7 @@ def test_options_that_are_refused(options: dict[str, Any], why: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["unigram", "bpe"])
-def test_sentencepiece_and_bytes_agree(kind: Literal["unigram", "bpe"]) -> None:
+def test_labels_cover_the_answer_with_normalising_tokenizers(kind: Literal["unigram", "bpe"]) -> None:
     """With normalising tokenizers too, labels cover the whole answer."""
     from trireme.trainer.data.tokenizer import train_tokenizer
 
@@ -291,6 +291,6 @@ def test_sentencepiece_and_bytes_agree(kind: Literal["unigram", "bpe"]) -> None:
         assert len(chat.stops) == 2
 
 
-def test_today_is_what_the_recipe_says() -> None:
+def test_templates_write_the_date_of_the_recipe() -> None:
     encoder = encoder_for("llama3_1", date="2024-07-26")
     assert "Today Date: 26 Jul 2024" in encoder({"messages": FOUR}).text

@@ -15,7 +15,7 @@ DATED = {name for name in NAMES if "strftime_now" in TEMPLATES[name]["template"]
 
 
 def written(form: dict[str, Any], text: str, last: bool) -> str:
-    """The text that the model has to write for an answer, by what the corpus says of a template."""
+    """The text that the model has to write for an answer, by the description of a template in the test corpus."""
     if form.get("json"):
         text = json.dumps({"say": text}, ensure_ascii=False)
     if form.get("lines"):
@@ -96,8 +96,8 @@ def test_thinking_is_learnt_where_the_template_shows_it(name: str) -> None:
 @pytest.mark.parametrize(
     "content", ["<think>\nhm 漢\n</think>\n\nHi 字!", "<think>hm</think>Hi 字!", "a</think>Hi 字!"]
 )
-def test_thinking_in_contents_is_no_riddle(name: str, content: str) -> None:
-    """Whatever a template keeps of the thinking, all that the assistant says is learnt, and nothing of others."""
+def test_thinking_inside_contents_has_exact_labels(name: str, content: str) -> None:
+    """A template may drop the thinking or keep it; exactly the assistant's text that it writes has labels."""
     encoder = encoder_for(name)
     try:
         chat = encoder({"messages": [user("вопрос"), answer(content), user("ещё"), answer(content)]})

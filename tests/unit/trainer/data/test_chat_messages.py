@@ -1,4 +1,4 @@
-"""Messages of every form are read completely. A message without content under a known name is refused."""
+"""Chat messages of every known format are read in full, and malformed messages are refused with the reason."""
 
 from __future__ import annotations
 

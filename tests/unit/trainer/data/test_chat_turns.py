@@ -1,4 +1,4 @@
-"""Tests of where a turn ends: at its stop token, even if the template writes it with another message, or at its end."""
+"""Tests of where an assistant's turn begins and ends in a rendered chat, for chat templates of unusual form."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def encoder_of(template: str, eos: str = END, **options: Any) -> ChatEncoder:
 
 
 def user_header(behind: str, call: str = "") -> str:
-    """A template that writes the header of the next user in the branch of the assistant."""
+    """A template that writes the header of the next user message in its branch for the assistant."""
     return (
         "USER: {% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% else %}"
         " ASSISTANT: {{ m.content or '' }}"
@@ -90,7 +90,7 @@ BY_NUMBER = "{% for i in range(messages | length) %}{% set m = messages[i] %}"
     ids=["in front of the next message", "behind a look ahead"],
 )
 @pytest.mark.parametrize("eos", [END, "</s>"])
-def test_a_stop_is_learnt_wherever_the_template_stands(template: str, eos: str) -> None:
+def test_a_stop_token_has_a_label_wherever_the_template_writes_it(template: str, eos: str) -> None:
     encoder = encoder_of(template, eos)
     chat = encoder({"messages": FOUR})
     assert runs(encoder, chat) == ["One." + END, "Two." + END] and len(chat.stops) == 2 and not chat.notes
@@ -146,7 +146,7 @@ def test_a_block_at_a_message_of_another_role_is_refused() -> None:
         ("{{ nofunction() }}", "undefined"),
     ],
 )
-def test_whatever_a_template_raises_is_a_reason(code: str, why: str) -> None:
+def test_any_error_of_a_template_becomes_a_reason(code: str, why: str) -> None:
     with pytest.raises(ValueError, match=f"the template refuses it: .*{why}"):
         encoder_of(CHATML + code)({"messages": FOUR})
 

@@ -12,7 +12,7 @@ from trireme.trainer.data.tokenizer import TokenizerConfig, load_or_train, load_
 
 
 def _refused(path: Path) -> Problem:
-    """The problem that is found without loading; loading refuses the folder with the same problem."""
+    """The problem that the check finds; asserts that loading refuses the folder with the same problem."""
     (problem,), size = check_tokenizer(str(path))
     with pytest.raises(UserError) as caught:
         load_tokenizer(str(path))
@@ -20,7 +20,7 @@ def _refused(path: Path) -> Problem:
     return problem
 
 
-def test_the_size_is_that_of_the_loaded_one(tmp_path: Path, documents: list[str]) -> None:
+def test_the_size_is_that_of_the_loaded_tokenizer(tmp_path: Path, documents: list[str]) -> None:
     tokenizer = load_or_train(TokenizerConfig(vocab_size=400), lambda: documents, "x", str(tmp_path))
     tokenizer.add_tokens(["<one>", "<two>"])
     tokenizer.save_pretrained(tmp_path / "saved")
@@ -28,7 +28,7 @@ def test_the_size_is_that_of_the_loaded_one(tmp_path: Path, documents: list[str]
     assert len(load_tokenizer(str(tmp_path / "saved" / "tokenizer.json"))) == 402
 
 
-def test_folders_without_one(tmp_path: Path) -> None:
+def test_folders_without_a_tokenizer(tmp_path: Path) -> None:
     assert "has no tokenizer.json" in _refused(tmp_path).why
     assert "no folder or file of this name" in _refused(tmp_path / "nothing").why
 
@@ -43,7 +43,7 @@ def test_packages_that_are_not_installed_are_named(
     assert package in problem.why and problem.fix.startswith(f"pip install {package}")
 
 
-def test_a_damaged_one_is_one_message(tmp_path: Path) -> None:
+def test_a_damaged_tokenizer_is_one_message(tmp_path: Path) -> None:
     for text in ("{", "[]", '{"model": 3}'):
         (tmp_path / "tokenizer.json").write_text(text)
         (problem,), _ = check_tokenizer(str(tmp_path))

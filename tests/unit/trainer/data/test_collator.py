@@ -1,4 +1,4 @@
-"""Tests of the collator for token blocks: padding, masks, shifted labels, their count, and sample positions."""
+"""Tests of the collator for token blocks: padding, masks, shifted labels, label counts, and sample positions."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_micro_batches_padded_alone() -> None:
 
 
 def test_labels_are_counted_as_the_loss_counts_them() -> None:
-    """Uneven masks: the count equals the labels that are left of the samples after the shift."""
+    """With uneven masks, the count equals the number of labels that remain after the shift."""
     generator = np.random.default_rng(0)
     samples = []
     for index in range(12):
@@ -106,7 +106,7 @@ def test_micro_batches_bear_the_positions_of_their_samples() -> None:
     assert collator.micro_batch([sample(7, 8), sample(2, 8)]).samples.tolist() == [7, 2]
 
 
-def test_rows_that_fill_places_lose_their_targets() -> None:
+def test_padding_rows_lose_their_targets() -> None:
     """Targets of every type and nesting are blanked; inputs, other rows and the original micro-batch stay."""
     targets = {
         "labels": torch.ones(3, 4, dtype=torch.int64),
@@ -150,5 +150,5 @@ def test_random_numbers_follow_from_seed_position_and_purpose() -> None:
 
 
 def test_random_numbers_stay_the_same_in_later_versions() -> None:
-    """A run that is resumed after an update draws what it would have drawn."""
+    """A run that is resumed after an update of trireme draws the same numbers as before the update."""
     assert draws(0, 0, "mask").integers(0, 1 << 30, 3).tolist() == [380746789, 902595226, 337821741]

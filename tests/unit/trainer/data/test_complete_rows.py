@@ -33,7 +33,7 @@ def _rows(path: Path, *rows: dict) -> dict:
     return {"_target_": "trireme.trainer.data.row_files.RowFiles", "paths": [str(path)]}
 
 
-def test_they_are_told_at_every_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_left_out_rows_are_reported_at_every_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     whole = [{"text": f"text {number}", "label": str(number % 2)} for number in range(20)]
     source = _rows(tmp_path / "rows.jsonl", *whole, {"text": "no label", "label": None}, {"text": "", "label": "1"})
     config = DataConfig(source, held_out=0.2, cache_dir=str(tmp_path / "cache"), eval_sets={"other": dict(source)})
@@ -49,7 +49,7 @@ def test_they_are_told_at_every_start(tmp_path: Path, caplog: pytest.LogCaptureF
     assert "left out 2 of 22 rows" in caplog.text
 
 
-def test_rows_that_all_lack_it_are_refused(tmp_path: Path) -> None:
+def test_a_data_set_without_a_complete_row_is_refused(tmp_path: Path) -> None:
     source = _rows(tmp_path / "rows.jsonl", {"text": "", "label": "1"}, {"text": "  ", "label": "0"})
     with pytest.raises(UserError, match=r"left out 2 of 2 rows: 2 without text.*\n.*data\.columns"):
         prepared_rows(DataConfig(source, cache_dir=str(tmp_path / "cache")), WANTED)

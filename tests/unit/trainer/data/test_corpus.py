@@ -151,7 +151,9 @@ def test_evaluation_batches(data_config: Make, settings: TrainerConfig) -> None:
     assert [place >= 0 for place in places] == real and sorted(places) == [-1, *range(7)]
 
 
-def test_the_second_time_loads(data_config: Make, settings: TrainerConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_second_preparation_loads_the_cache(
+    data_config: Make, settings: TrainerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = indexed(data_config(), settings)
     monkeypatch.setattr(preparation, "_prepare", None)  # preparing again would fail
     start = time.perf_counter()
@@ -222,7 +224,7 @@ def test_an_interrupted_preparation_leaves_nothing(
     assert indexed(data_config(), settings).train_size
 
 
-def test_what_a_killed_process_left_is_swept(data_config: Make, settings: TrainerConfig) -> None:
+def test_remains_of_a_killed_process_are_removed(data_config: Make, settings: TrainerConfig) -> None:
     folder = preparation.prepared_folder(data_config())[0]
     shutil.rmtree(folder)
     partial = folder.with_name(folder.name + ".partial")

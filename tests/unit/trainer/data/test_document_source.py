@@ -54,7 +54,7 @@ def data_set(**columns: Any) -> Any:
     [TEXTS, tuple(TEXTS), [{"text": "one", "id": 1}, {"text": "two", "id": 2}], data_set(text=TEXTS, id=[1, 2])],
     ids=["list", "tuple", "rows", "data set"],
 )
-def test_what_a_source_may_load(own: Any, tmp_path: Path, found: Any) -> None:
+def test_accepted_return_values_of_a_source(own: Any, tmp_path: Path, found: Any) -> None:
     component = own(load=give(found), stream=give(found), fingerprint=give("1"))
     assert load(component, tmp_path) == TEXTS
     source = DocumentSource(component)

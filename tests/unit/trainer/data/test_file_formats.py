@@ -81,7 +81,7 @@ def test_markdown_is_text(tmp_path: Path) -> None:
     assert load(tmp_path, put(tmp_path / "a.md", "# A"), put(tmp_path / "b.rst", "B")) == ["# A", "B"]
 
 
-def test_a_folder_of_tables_passes_over_what_is_about_them(tmp_path: Path) -> None:
+def test_a_folder_of_tables_passes_over_readme_and_license_files(tmp_path: Path) -> None:
     put(tmp_path / "in/a.jsonl", LINES)
     for name in ("README.md", "LICENSE", "_SUCCESS", "state.json", "sub/x.bin", "license.txt"):
         put(tmp_path / "in" / name, "not a document")
@@ -166,7 +166,7 @@ def test_columns_that_hold_lists_say_what_they_are(tmp_path: Path) -> None:
     assert "holds int64, not text" in refused(tmp_path, tmp_path / "n.parquet")
 
 
-def test_text_that_is_none(tmp_path: Path) -> None:
+def test_nul_bytes_and_byte_order_marks(tmp_path: Path) -> None:
     assert "NUL" in refused(tmp_path, put(tmp_path / "a.txt", "a\0b"))
     assert "encoding=utf-16, whose mark" in refused(tmp_path, put(tmp_path / "b.txt", "grün".encode("utf-16")))
     assert load(tmp_path, put(tmp_path / "c.csv", "\ufefftext\nbom\n")) == ["bom"]
@@ -188,7 +188,7 @@ def test_content_is_equal_for_copies(tmp_path: Path) -> None:
     assert Files([str(first)]).content() != Files([str(second)]).content()
 
 
-def test_a_look_reads_small_files_whole_and_heads_of_large_ones(
+def test_a_check_reads_small_files_whole_and_heads_of_large_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from trireme.trainer.data import sources

@@ -1,4 +1,4 @@
-"""Packing by first-fit-decreasing gives the bins of the plain algorithm, and is fast for millions of documents."""
+"""Packing by first-fit-decreasing gives the same bins as the textbook algorithm, and is fast for many documents."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trireme.trainer.data.first_fit import FirstFit
 
 
 def plain(lengths: list[int], capacity: int) -> list[list[int]]:
-    """First-fit-decreasing as a textbook has it."""
+    """First-fit-decreasing as in a textbook."""
     bins: list[list[int]] = []
     for length in sorted(lengths, reverse=True):
         fitting = next((one for one in bins if sum(one) + length <= capacity), None)
@@ -37,7 +37,7 @@ def test_bins_are_those_of_the_plain_algorithm(seed: int) -> None:
     assert sorted(places) == sorted((length, k) for length in set(lengths) for k in range(lengths.count(length)))
 
 
-def test_millions_of_documents_take_no_time() -> None:
+def test_millions_of_documents_are_packed_fast() -> None:
     lengths = np.minimum(np.random.default_rng(0).lognormal(6, 1.2, 2_000_000).astype(np.int64) + 1, 2048)
     start = time.process_time()
     bins = DocumentBins(lengths, 2048, seed=0)

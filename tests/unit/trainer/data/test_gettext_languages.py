@@ -1,4 +1,4 @@
-"""Tests of a data source for language identification, made of translated program messages (gettext catalogues)."""
+"""Tests of a data source for language identification, which reads translated program messages (gettext catalogues)."""
 
 from __future__ import annotations
 

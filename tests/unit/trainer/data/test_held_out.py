@@ -20,11 +20,11 @@ def test_the_share_is_met_and_follows_the_text() -> None:
 
 
 def test_hashes_never_change() -> None:
-    """Prepared data and checkpoints of streams rely on them."""
+    """Prepared data and checkpoints of streams rely on equal hashes in every version."""
     assert text_hash("trireme") == GOLDEN
 
 
-def test_few_documents_fill_both_sides() -> None:
+def test_few_documents_fill_both_splits() -> None:
     for share in (0.001, 0.999):
         for count in (2, 3, 5):
             train, held_out = split_documents(HASHES[:count], share)

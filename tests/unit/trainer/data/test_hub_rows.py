@@ -39,7 +39,7 @@ NAMES = ["bad", "good"]
 
 
 def _ask(endpoint: str, home: Path, *questions: dict[str, Any], **variables: str) -> tuple[list[Any], float]:
-    """Rows or messages, from a separate process whose hub is at ``endpoint``, and the seconds that it took."""
+    """Rows or error messages from a separate process whose hub is at ``endpoint``, and the seconds that it took."""
     environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", **variables}
     begun = time.monotonic()
     done = subprocess.run(
@@ -122,7 +122,7 @@ def _of(folder: Path, **options: Any) -> list[dict[str, Any]]:
     return data.to_list()
 
 
-def test_what_datasets_saved_to_disk_is_read(saved: Path) -> None:
+def test_data_sets_saved_to_disk_are_read(saved: Path) -> None:
     assert _of(saved / "one") == [{"text": row["body"], "label": row["stars"]} for row in _rows(0, 6)]
     for split, numbers in {
         "validation": [10, 11, 12, 13],
@@ -143,7 +143,7 @@ def test_documents_of_a_saved_folder_are_loaded_and_streamed(saved: Path) -> Non
 
 
 def test_a_label_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    """Hubs write -1 in test sets; a class below zero would crash a GPU."""
+    """Data sets of the hub may have the label -1 in test sets; a class below zero would crash a GPU."""
     from trireme.trainer.data.samples import label_number
 
     for value in (-1, 2):

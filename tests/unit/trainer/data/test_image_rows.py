@@ -28,11 +28,11 @@ def stored(image: Image.Image, **options: Any) -> dict[str, Any]:
 
 
 def given(tmp_path: Path, model: Any = MODEL, labels: Any = (0, 1), **config: Any) -> Given:
-    pictures = [stored(Image.new("RGB", (20, 10), color)) for color in ("red", "blue")]
+    images = [stored(Image.new("RGB", (20, 10), color)) for color in ("red", "blue")]
     features = Features(
         {"image": {"bytes": Value("binary"), "path": Value("string")}, "label": ClassLabel(names=["r", "b"])}
     )
-    rows = Dataset.from_dict({"image": pictures, "label": list(labels)}, features=features)
+    rows = Dataset.from_dict({"image": images, "label": list(labels)}, features=features)
     return Given(DataConfig({"_target_": "x"}, **config), rows, tmp_path, "print", None, model)
 
 
@@ -70,7 +70,7 @@ def test_a_processor_beside_the_weights_is_used(tmp_path: Path) -> None:
         LabelledImages(given(tmp_path, processor=str(tmp_path / "weights"), image_size=4))
 
 
-def test_pictures_are_turned_upright() -> None:
+def test_images_are_turned_upright() -> None:
     image = Image.new("L", (4, 2))
     exif = image.getexif()
     exif[0x0112] = 6  # held on its side
@@ -78,7 +78,7 @@ def test_pictures_are_turned_upright() -> None:
 
 
 @pytest.mark.parametrize("broken", [None, {"bytes": b"no image", "path": None}, {"bytes": None, "path": "none"}, 3])
-def test_what_is_no_picture_is_refused(broken: Any) -> None:
+def test_values_that_are_no_image_are_refused(broken: Any) -> None:
     with pytest.raises(ValueError, match="image"):
         opened_image(broken, 3)
 
@@ -88,7 +88,7 @@ def sample(index: int, position: int) -> dict[str, Any]:
     return {"pixel_values": pixels, "label": index, "index": index, "position": position}
 
 
-def test_a_variant_is_a_function_of_seed_and_position() -> None:
+def test_an_augmented_image_depends_on_seed_and_position_only() -> None:
     several = ImageCollator(4, seed=1, crop_padding=2, flip=0.5)
     alone = ImageCollator(1, seed=1, crop_padding=2, flip=0.5)
     samples = [sample(index, 100 + index) for index in range(16)]
@@ -100,7 +100,7 @@ def test_a_variant_is_a_function_of_seed_and_position() -> None:
     assert not torch.equal(one, later) and not torch.equal(one, seeded)
 
 
-def test_pictures_of_an_evaluation_stay_as_they_are() -> None:
+def test_images_of_an_evaluation_are_not_augmented() -> None:
     collator = ImageCollator(4, seed=1, crop_padding=2, flip=1.0)
     samples = [sample(index, index) for index in range(4)]
     micro = collator.micro_batch(samples)
@@ -110,7 +110,7 @@ def test_pictures_of_an_evaluation_stay_as_they_are() -> None:
     assert torch.equal(flipped, micro.inputs["pixel_values"].flip(-1))
 
 
-def test_pictures_of_several_sizes_are_refused() -> None:
+def test_images_of_several_sizes_are_refused() -> None:
     other = {**sample(1, 1), "pixel_values": np.zeros((3, 5, 6), np.float32)}
     with pytest.raises(UserError, match="several sizes"):
         ImageCollator(2, seed=0).micro_batch([sample(0, 0), other])

@@ -15,15 +15,15 @@ from trireme.trainer.data.image_text_collator import ImageTextCollator
 Image = pytest.importorskip("PIL.Image")
 
 
-def picture(path: Path, color: tuple[int, ...]) -> None:
+def write_image(path: Path, color: tuple[int, ...]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGBA", (4, 4), color).save(path)
 
 
-def test_a_folder_of_captioned_pictures(tmp_path: Path) -> None:
-    picture(tmp_path / "a" / "owl.png", (9, 9, 9, 255))
-    picture(tmp_path / "b" / "cat.png", (5, 5, 5, 255))
-    picture(tmp_path / "no_caption.png", (1, 1, 1, 255))
+def test_a_folder_of_captioned_images(tmp_path: Path) -> None:
+    write_image(tmp_path / "a" / "owl.png", (9, 9, 9, 255))
+    write_image(tmp_path / "b" / "cat.png", (5, 5, 5, 255))
+    write_image(tmp_path / "no_caption.png", (1, 1, 1, 255))
     (tmp_path / "a" / "owl.txt").write_text("An owl.\nEin Uhu.\n")
     (tmp_path / "b" / "cat.txt").write_text("\n")
     source = CaptionedFolder(str(tmp_path))
@@ -37,13 +37,13 @@ def test_a_folder_of_captioned_pictures(tmp_path: Path) -> None:
 
 
 def test_transparent_parts_lie_on_white(tmp_path: Path) -> None:
-    picture(tmp_path / "half.png", (0, 0, 0, 0))
+    write_image(tmp_path / "half.png", (0, 0, 0, 0))
     stored = {"bytes": (tmp_path / "half.png").read_bytes(), "path": None}
     assert np.asarray(opened_image(stored, 3)).min() == 255
     assert opened_image(stored, 4).getpixel((0, 0))[3] == 0  # type: ignore[index]
 
 
-def test_pairs_are_padded_to_one_length_and_vary_by_their_position() -> None:
+def test_captions_are_padded_and_images_augmented_by_position() -> None:
     generator = np.random.default_rng(0)
     samples = [
         {
@@ -66,7 +66,7 @@ def test_pairs_are_padded_to_one_length_and_vary_by_their_position() -> None:
     assert np.array_equal(still.inputs["pixel_values"][0].numpy(), samples[0]["pixel_values"])
 
 
-def test_captions_have_no_mark_and_pictures_without_one_are_counted(tmp_path: Path) -> None:
+def test_byte_order_marks_are_removed_and_images_without_captions_counted(tmp_path: Path) -> None:
     for name, caption in {"a": "\ufeffan oar", "b": "\n", "c": None}.items():
         Image.new("RGB", (4, 4)).save(tmp_path / f"{name}.png")
         if caption is not None:

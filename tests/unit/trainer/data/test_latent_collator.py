@@ -33,7 +33,7 @@ def collator(**options: Any) -> LatentCollator:
 
 
 def samples(count: int, length: int = BLOCK, training: bool = True) -> list[dict[str, Any]]:
-    """Samples whose tokens tell their place: token t of sample s is 100 s + t + 1."""
+    """Samples whose tokens encode their place: token t of sample s is 100 s + t + 1."""
     found = []
     for index in range(count):
         sample: dict[str, Any] = {"index": index, "input_ids": 100 * index + np.arange(length) + 1}

@@ -1,4 +1,4 @@
-"""Tests of audio and image processors that are created from a model's configuration, when its weights have none."""
+"""Tests of audio and image processors built from a model's configuration, for weights that come without a processor."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def given(model: Any, **config: Any) -> Given:
     return Given(DataConfig({"_target_": "x"}, **config), rows, Path("unused"), "a", None, model)
 
 
-def sound(seconds: float, rate: int = RATE) -> dict[str, Any]:
+def audio(seconds: float, rate: int = RATE) -> dict[str, Any]:
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, round(seconds * rate)).astype(np.float32)
     return {"array": noise, "sampling_rate": rate}
 
@@ -55,7 +55,7 @@ def sound(seconds: float, rate: int = RATE) -> dict[str, Any]:
 )
 def test_spectra_have_the_model_s_frequencies_and_length(model: Any, rate: int | None, shape: tuple[int, ...]) -> None:
     extractor = feature_extractor(given(model, sampling_rate=rate))
-    (made,) = features(extractor, sound(1.0)).values()
+    (made,) = features(extractor, audio(1.0)).values()
     assert made.shape == shape
     assert time_axis(made, extractor) == {2: int(shape[0] == 8), 3: 1}[len(shape)]
 
@@ -65,10 +65,10 @@ def test_without_a_rate_the_extractor_has_its_own() -> None:
     assert feature_extractor(given(WhisperConfig())).sampling_rate == RATE
 
 
-def test_a_sound_beyond_a_fixed_length_is_refused() -> None:
+def test_audio_beyond_a_fixed_length_is_refused() -> None:
     extractor = feature_extractor(given(WhisperConfig(num_mel_bins=8, max_source_positions=100)))
     with pytest.raises(ValueError, match=r"3.0 s is longer than the 2 s"):
-        features(extractor, sound(3.0))
+        features(extractor, audio(3.0))
 
 
 def test_positions_that_are_no_whole_seconds_are_refused() -> None:
@@ -79,7 +79,7 @@ def test_positions_that_are_no_whole_seconds_are_refused() -> None:
 def test_spans_of_a_spectrum_are_silent_in_all_frequencies() -> None:
     model = WhisperConfig(num_mel_bins=8, max_source_positions=100)
     extractor = feature_extractor(given(model))
-    (spectrum,) = features(extractor, sound(1.0)).values()
+    (spectrum,) = features(extractor, audio(1.0)).values()
     collator = SpeechCollator(extractor, model, 2, 7, masked=0.2)
     masked = collator.mask(spectrum, 3)
     silent = (masked == 0).all(0)
@@ -96,7 +96,7 @@ def test_spans_of_a_spectrum_are_silent_in_all_frequencies() -> None:
     ],
     ids=["clip", "bridgetower", "beit"],
 )
-def test_pictures_have_the_size_of_the_part_that_sees_them(model: Any, size: tuple[int, int]) -> None:
+def test_images_have_the_size_of_the_vision_model(model: Any, size: tuple[int, int]) -> None:
     processor = image_processor(given(model))
     assert type(processor).__name__.lower().startswith(model.model_type[:4])
     made = processor(images=Image.new("RGB", (70, 50)), return_tensors="np")["pixel_values"][0]

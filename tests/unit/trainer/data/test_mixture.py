@@ -40,7 +40,7 @@ def jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
 
 @pytest.fixture
 def mixed(data_config: Make, tmp_path: Path, documents: list[str]) -> Make:
-    """Two sources: one holds capitals only, so that the source of a sample can be seen."""
+    """Two sources, one with capital letters only, so that the source of a sample can be recognised."""
     plain = jsonl(tmp_path / "plain.jsonl", [{"text": text.lower()} for text in documents[:60]])
     loud = jsonl(tmp_path / "loud.jsonl", [{"text": text.upper()} for text in documents[60:80]])
     sources = {
@@ -175,7 +175,7 @@ def test_the_held_out_set_weighs_sources_by_their_shares(mixed: Make, settings: 
         assert weighed["plain"] / weighed["loud"] == pytest.approx(3) and min(factors.values()) == 1
 
 
-def test_a_set_of_its_own_stands_beside_the_sources(
+def test_a_mixture_may_have_separate_evaluation_sets(
     mixed: Make, settings: TrainerConfig, tmp_path: Path, documents: list[str]
 ) -> None:
     other = {"_target_": FILES, "paths": [jsonl(tmp_path / "other.jsonl", [{"text": t} for t in documents[100:130]])]}
@@ -193,7 +193,7 @@ def test_nothing_held_out(mixed: Make, settings: TrainerConfig) -> None:
 
 
 def labelled(tmp_path: Path, **columns: Mapping[str, Any]) -> dict[str, MixedSource]:
-    """Sources of labelled texts in files of their own, by name: the columns of row n."""
+    """Sources of labelled texts by name, each in its own file; functions give the value of each column in row n."""
     made = {}
     for name, values in columns.items():
         of = [{column: value(n) for column, value in values.items()} for n in range(24)]

@@ -1,4 +1,7 @@
-"""The order in which a mixture alternates between sources: exact shares in every window, computable at any position."""
+"""A mixture meets its shares in every window of samples to within one or two samples.
+
+The source and the sample at any position can be computed without those before it.
+"""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ SAMPLES: list[Sample] = [{"input_ids": np.arange(1, 9, dtype=np.uint16), "index"
 
 
 class Changed(CausalLMCollator):
-    """Changes what the usual collator gives."""
+    """A collator that changes the batches of the usual collator."""
 
     step: Callable[[Any], Any] = staticmethod(lambda batch: batch)
     micro: Callable[[Any], Any] = staticmethod(lambda batch: batch)

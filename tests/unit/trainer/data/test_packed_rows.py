@@ -34,7 +34,7 @@ def micros(batches: Iterable[StepBatch]) -> list[MicroBatch]:
 
 
 def documents_of(found: Iterable[MicroBatch]) -> list[tuple[int, ...]]:
-    """The tokens of every document, told apart by ``documents``; asserts that positions restart at each."""
+    """The tokens of every document, separated by ``documents``; asserts that positions restart in each document."""
     documents = []
     for micro in found:
         assert micro.documents is not None
@@ -168,7 +168,7 @@ def test_mixtures_share_out_rows(data_config: Make, settings: TrainerConfig) -> 
 
 
 class Turns(Samples):
-    """Texts of which the second half is learnt."""
+    """Texts with labels on their second half."""
 
     columns: ClassVar[dict[str, bool]] = {"text": True}
 

@@ -67,7 +67,7 @@ def test_an_instruction_of_pairs_is_read_with_its_input(tmp_path: Path) -> None:
     assert "user\nName it.\n\nThe sky.<|im_end|>" in corpus.tokenizer.decode(corpus.rows[0]["first_ids"])
 
 
-def test_what_only_a_template_takes_is_named_where_there_is_none(tmp_path: Path) -> None:
+def test_columns_that_only_a_template_reads_are_reported_without_one(tmp_path: Path) -> None:
     rows = [{**FORMS["texts"], "system": f"Be brief {number}."} for number in range(8)]
     corpus = corpus_of(rows, tmp_path, DPO(), chat=None)
     assert any("the system is not read without data.chat" in note for note in corpus.rows.notes)
@@ -88,7 +88,7 @@ def test_only_the_answer_of_a_longer_conversation_is_learnt(tmp_path: Path) -> N
     assert learnt(corpus, 0, "second") == "Green.<|im_end|>No.<|im_end|>"
 
 
-def test_plain_texts_are_tokenized_as_when_the_model_writes(tmp_path: Path) -> None:
+def test_plain_texts_are_tokenized_as_in_generation(tmp_path: Path) -> None:
     corpus = corpus_of(PAIRS, tmp_path, DPO(), chat=None)
     tokenizer, sample = corpus.tokenizer, corpus.rows[5]
     ids = tokenizer(PAIRS[5]["prompt"], add_special_tokens=False)["input_ids"]
@@ -245,7 +245,7 @@ def test_columns_are_checked_before_anything_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("packing", [True, "bins"])
-def test_people_see_both_texts_with_their_labels(tmp_path: Path, packing: Any) -> None:
+def test_a_displayed_sample_shows_both_texts_with_their_labels(tmp_path: Path, packing: Any) -> None:
     corpus = corpus_of(PAIRS[:9], tmp_path, DPO(), packing=packing, block_size=96)
     batch = next(corpus.train_batches({}, 0, 1))
     shown = next(iter(collated_rows(corpus, batch.micro_batches[0], iter(batch.samples))))

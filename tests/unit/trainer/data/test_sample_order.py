@@ -58,7 +58,7 @@ def test_places_are_about_uniform(size: int) -> None:
 
 
 def test_neighbours_are_torn_apart() -> None:
-    """Successive samples must not come from the same region, as they do with a weak permutation."""
+    """Successive samples must not come from the same part of the data, as they do with a weak permutation."""
     indices = EpochOrder(100_000, seed=0)(np.arange(100_000)).astype(float)
     assert abs(np.corrcoef(indices[:-1], indices[1:])[0, 1]) < 0.02
 

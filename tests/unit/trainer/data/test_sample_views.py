@@ -110,7 +110,7 @@ def test_targets_of_a_decoder_are_a_text_of_their_own(tmp_path: Any) -> None:
     assert views["input_ids"].pieces[0].role is Role.READ and views["labels"].pieces[0].role is Role.LEARNT
 
 
-def test_what_a_user_gives_becomes_a_view() -> None:
+def test_values_of_a_custom_display_become_views() -> None:
     from PIL import Image
 
     assert as_view("text") == Text("text") and as_view(3) == Text("3")

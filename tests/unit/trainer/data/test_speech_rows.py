@@ -1,4 +1,4 @@
-"""Tests of speech data: decoding, transcripts as characters, number of frames, and random silencing (SpecAugment)."""
+"""Tests of speech data: decoding, folders with metadata, transcripts as characters, frame counts, and SpecAugment."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def given(tmp_path: Path, model: Any = MODEL, texts: Any = ("Hello  two", "see")
     return Given(DataConfig({"_target_": "x"}, **options), rows, tmp_path, "".join(texts), None, model)
 
 
-def test_sounds_are_mixed_and_resampled() -> None:
+def test_audio_is_mixed_to_one_channel_and_resampled() -> None:
     stereo = np.stack([noise(1600), -noise(1600)], 1)
     assert np.allclose(waveform(wav(stereo), RATE), 0, atol=1e-4)
     assert len(waveform(wav(noise(3200), 16_000), RATE)) == 1600
@@ -64,7 +64,7 @@ def test_sounds_are_mixed_and_resampled() -> None:
 @pytest.mark.parametrize(
     "broken", [None, {"bytes": b"no audio", "path": None}, {"bytes": None, "path": "none.wav"}, 3, wav(noise(0))]
 )
-def test_what_is_no_sound_is_refused(broken: Any) -> None:
+def test_values_that_are_no_audio_are_refused(broken: Any) -> None:
     with pytest.raises(ValueError, match="audio"):
         waveform(broken, RATE)
 
@@ -85,7 +85,7 @@ def test_texts_of_one_word_have_a_space_too(tmp_path: Path) -> None:
     assert tokenizer.word_delimiter_token_id not in (None, tokenizer.unk_token_id)
 
 
-def test_a_text_too_long_for_its_sound_is_refused(tmp_path: Path) -> None:
+def test_a_text_too_long_for_its_audio_is_refused(tmp_path: Path) -> None:
     samples = TranscribedSpeech(given(tmp_path, texts=("o" * 30, "a")))
     with pytest.raises(ValueError, match="38 frames, too few for a text of 59"):
         samples.sample(given(tmp_path, texts=("o" * 30,)).rows[0])
@@ -150,7 +150,7 @@ def test_silent_spans_are_a_function_of_seed_and_position(tmp_path: Path) -> Non
     assert np.array_equal(kept[0].numpy(), samples[0]["input_values"])
 
 
-def test_a_folder_of_sounds_gives_labels_or_its_metadata(tmp_path: Path) -> None:
+def test_a_folder_of_audio_gives_labels_or_its_metadata(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "1.wav").write_bytes(wav(noise(100))["bytes"])
@@ -168,8 +168,8 @@ def test_a_folder_of_sounds_gives_labels_or_its_metadata(tmp_path: Path) -> None
 
 def _folder_with(folder: Path, name: str, content: bytes) -> Folder:
     folder.mkdir(parents=True, exist_ok=True)
-    for sound in ("one.wav", "two.wav"):
-        (folder / sound).write_bytes(wav(noise(100))["bytes"])
+    for clip in ("one.wav", "two.wav"):
+        (folder / clip).write_bytes(wav(noise(100))["bytes"])
     (folder / name).write_bytes(content)
     return Folder(str(folder), "audio")
 
@@ -220,14 +220,14 @@ def test_metadata_that_cannot_be_used(name: str, content: bytes, words: str, tmp
         ({"array": [], "sampling_rate": 8000}, "is empty"),
     ],
 )
-def test_sounds_that_teach_nothing(stored: dict[str, Any], words: str) -> None:
+def test_audio_without_usable_samples_is_refused(stored: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         waveform(stored, 8000)
     assert seconds([stored]) in ([], [len(stored["array"]) / 8000])
 
 
-def test_a_look_tells_columns_and_finds_folders_without_sounds(tmp_path: Path) -> None:
-    """What ``trireme check`` sees of a folder is what a run finds there."""
+def test_a_check_finds_columns_and_folders_without_audio(tmp_path: Path) -> None:
+    """``trireme check`` sees the same columns in a folder as a run."""
     folder = _folder_with(tmp_path / "flat", "notes.txt", b"none")
     assert folder.column_names() == ["audio"] == folder.rows(str(tmp_path / "cache")).column_names
     named = _folder_with(tmp_path / "named", "metadata.csv", b"file_name,words\none.wav,hello\n")
@@ -240,8 +240,8 @@ def test_a_look_tells_columns_and_finds_folders_without_sounds(tmp_path: Path) -
         Folder(str(tmp_path / "flat" / "one.wav"), "audio").look()
 
 
-def test_sounds_that_a_model_cannot_take_are_refused_with_their_row(tmp_path: Path) -> None:
-    """Without the check they ended in a traceback of a convolution, and a broken file was named by a memory address."""
+def test_audio_that_a_model_cannot_take_is_refused_with_its_row(tmp_path: Path) -> None:
+    """Without the check, a convolution failed with a traceback, and a broken file was named by a memory address."""
     samples = LabelledSounds(given(tmp_path))
     assert samples.sample({"audio": wav(noise(800)), "label": "a"})["label"] == 0
     with pytest.raises(ValueError, match="its audio of 12 samples is too short for one frame"):
@@ -250,7 +250,7 @@ def test_sounds_that_a_model_cannot_take_are_refused_with_their_row(tmp_path: Pa
         samples.sample({"audio": {"bytes": b"RIFFxxxx", "path": None}, "label": "a"})
 
 
-def test_sounds_beside_labelled_ones_are_refused(tmp_path: Path) -> None:
+def test_audio_files_beside_labelled_folders_are_refused(tmp_path: Path) -> None:
     """Without the check, one stray file took the labels of all others."""
     for name in ("a/1.wav", "b/1.wav", "stray.wav"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Streamed data has the same order on any number of ranks, resumes exactly, and has the blocks of indexed data."""
+"""Streamed data has the same blocks as prepared data, one order on any number of ranks, and exact resumes."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_an_epoch_holds_every_block_once_and_the_next_is_mixed_anew(streaming: M
     assert {index for index, _ in first[:37]} == set(range(37))  # shuffled within the window
 
 
-def test_it_gives_the_blocks_of_the_indexed_way(streaming: Make, settings: TrainerConfig) -> None:
+def test_a_stream_gives_the_blocks_of_prepared_data(streaming: Make, settings: TrainerConfig) -> None:
     options = {"shuffle": False, "held_out": 0.2}
     stream = open_corpus(streaming(**options), 0, settings, CausalLM())
     stream.tokenizer.save_pretrained(path := Path(stream.config.cache_dir or "") / "mine")
@@ -130,12 +130,12 @@ def test_positions_are_those_in_the_endless_stream(streaming: Make, settings: Tr
     assert positions(next(read_again)) == list(range(50 * GLOBAL, 51 * GLOBAL))
 
 
-def test_without_a_state_it_reads_again(streaming: Make, settings: TrainerConfig) -> None:
+def test_a_resume_without_a_state_reads_from_the_start(streaming: Make, settings: TrainerConfig) -> None:
     corpus = open_corpus(streaming(), 0, settings, CausalLM())
     assert [rows(batch) for batch in corpus.train_batches({}, 50 * GLOBAL, 5)] == take(corpus, 55)[50:]
 
 
-def test_the_seed_names_the_order(streaming: Make, settings: TrainerConfig) -> None:
+def test_the_seed_decides_the_order(streaming: Make, settings: TrainerConfig) -> None:
     assert take(open_corpus(streaming(), 0, settings, CausalLM()), 5) != take(
         open_corpus(streaming(), 1, settings, CausalLM()), 5
     )
@@ -202,7 +202,7 @@ def test_bad_files_are_named_while_streaming(streaming: Make, tmp_path: Path) ->
         open_corpus(streaming(source=source, held_out=0.0), 0, TrainerConfig(max_steps=1), CausalLM())
 
 
-def test_python_sources_refuse(streaming: Make, settings: TrainerConfig) -> None:
+def test_python_sources_refuse_to_stream(streaming: Make, settings: TrainerConfig) -> None:
     with pytest.raises(UserError, match="data=files_streaming"):
         open_corpus(
             streaming(source={"_target_": "trireme.trainer.data.sources.PythonSources"}), 0, settings, CausalLM()

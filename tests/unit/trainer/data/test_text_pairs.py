@@ -55,7 +55,7 @@ def test_the_catalogues_of_msgfmt(tmp_path: Path) -> None:
     assert sorted(catalogue(tmp_path / "x.mo")) == [("one more", "un de plus"), ("yes", "oui")]
 
 
-def test_catalogues_that_are_none_are_refused(tmp_path: Path) -> None:
+def test_files_that_are_no_catalogues_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="hold no catalogue"):
         GettextCatalogues("fr", [str(tmp_path)]).look()
     file = _catalogue(tmp_path / "fr" / "LC_MESSAGES" / "x.mo", "<")

@@ -29,7 +29,7 @@ def tokenizer(tmp_path: Path, documents: list[str]):
     return load_or_train(TokenizerConfig(vocab_size=500), lambda: documents, "fingerprint", str(tmp_path))
 
 
-def test_any_text_comes_back(tokenizer) -> None:
+def test_any_text_is_decoded_exactly(tokenizer) -> None:
     generator = random.Random(0)
     noise = "".join(
         chr(generator.choice([generator.randrange(0xD800), generator.randrange(0xE000, 0x110000)])) for _ in range(2000)
@@ -116,7 +116,7 @@ def test_a_disk_that_is_full_while_saving_is_a_message(
 
 
 @pytest.mark.parametrize("unit", ["ACGT", "12", "=-", " ", "\u4e2d"])
-def test_long_words_are_cut_for_training_and_said(unit: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_long_words_are_cut_for_training_and_reported(unit: str, caplog: pytest.LogCaptureFixture) -> None:
     """Uncut, training takes minutes for the first of these (DNA)."""
     blob = (unit * 400_000)[:400_000]
     with caplog.at_level("WARNING", "trireme.data"):

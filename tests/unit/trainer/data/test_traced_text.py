@@ -48,7 +48,7 @@ OPERATIONS: list[Callable[[str], Any]] = [
 
 
 def each_marked(text: str) -> Traced:
-    """A text whose characters are marked by their places."""
+    """A text in which each character is marked with its place."""
     return Traced(text, [(1, Mark(place)) for place in range(len(text))])
 
 
@@ -109,7 +109,7 @@ def test_formats_and_joins() -> None:
     assert [mark.message for mark in marks(Traced("-").join(["x", each_marked("ab")]))] == [None, None, 0, 1]
 
 
-def test_loops_tell_at_which_message_they_stand() -> None:
+def test_text_in_a_loop_is_marked_with_its_message() -> None:
     messages = []
     for number, text in enumerate(("ab", "c")):
         turn = Turn(content=Traced(text, [(len(text), Mark(number, "content"))]), calls=[1, 2])

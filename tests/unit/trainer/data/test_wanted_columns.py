@@ -22,7 +22,7 @@ ROWS = {"_target_": "trireme.trainer.data.row_files.RowFiles"}
 
 
 @pytest.mark.parametrize("file", TASKS, ids=lambda file: file.stem)
-def test_they_are_those_of_the_samples(file: Path) -> None:
+def test_wanted_columns_are_those_of_the_samples(file: Path) -> None:
     task = yaml.safe_load(file.read_text())
     samples = locate(task["_target_"]).samples
     assert wanted_columns(task) == (locate(samples).columns if samples else None)
@@ -61,7 +61,7 @@ def test_a_table_tells_its_columns(tmp_path: Path, suffix: str) -> None:
         ({"txt": "body", "label": "stars"}, "data.columns.txt: is no column that the task uses; it uses text,"),
     ],
 )
-def test_check_compares_them(tmp_path: Path, columns: dict[str, str], problem: str) -> None:
+def test_check_compares_the_columns(tmp_path: Path, columns: dict[str, str], problem: str) -> None:
     config = DataConfig({**ROWS, "paths": [str(_file(tmp_path, "csv"))]}, columns=columns)
     task = {"_target_": "trireme.trainer.tasks.sequence_classification.SequenceClassification"}
     found = check_data(config, rows=True, wanted=wanted_columns(task))

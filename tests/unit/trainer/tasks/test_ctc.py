@@ -62,7 +62,7 @@ def test_rows_without_labels_count_nothing() -> None:
 
 
 def test_error_rates_count_edits() -> None:
-    """Said: 1 1 0 1 2 3 (the words 1 1, and 3), wanted: 1 1 1 2 3."""
+    """The model says 1 1 0 1 2 3 (the words 1 1, and 3); the transcript is 1 1 1 2 3."""
     said = torch.tensor([[1, 1, 0, 1, 2, 3, 3, 5]])
     targets = {"labels": torch.tensor([[1, 1, 1, 2, 3]]), "frames": torch.tensor([7])}
     logits = torch.nn.functional.one_hot(said, 8).float() * 9
@@ -71,8 +71,8 @@ def test_error_rates_count_edits() -> None:
     assert metrics == {"loss": 0.2, "cer": 1 / 5, "wer": 1 / 2}
 
 
-def test_records_are_what_is_heard_and_predictions_its_text() -> None:
-    """Said: a a - a, a space, b; wanted: a, a space, b. The second sample only fills a place."""
+def test_records_hold_tokens_and_predictions_hold_text() -> None:
+    """The model says a a - a, a space, b; the transcript is a, a space, b. The second sample is padding."""
     said = torch.tensor([[3, 3, 0, 3, 2, 4, 4, 5], [5, 5, 5, 5, 5, 5, 5, 5]])
     targets = {"labels": torch.tensor([[3, 2, 4], [IGNORE] * 3]), "frames": torch.tensor([7, IGNORE])}
     outputs = SimpleNamespace(logits=torch.nn.functional.one_hot(said, 8).float())

@@ -32,7 +32,7 @@ Models = tuple[nn.Module, nn.Module]
 
 @pytest.fixture(scope="module")
 def models() -> Models:
-    """A policy and a reference of other weights."""
+    """A policy and a reference model with different weights."""
     policy, reference = (filled(config_of("llama", vocab_size=300), seed) for seed in (0, 1))
     attend_within_documents(policy)
     return policy, reference
@@ -144,7 +144,7 @@ def test_the_two_texts_of_a_sample_have_noise_of_their_own(tmp_path: Path) -> No
     assert sum(map(len, numbers)) == 2 * 16 and len(set.union(*numbers)) == 2 * 16  # other ones in every pass
 
 
-def test_a_mean_over_pairs_is_still_found_out(models: Models, tmp_path: Path) -> None:
+def test_a_loss_that_is_a_mean_over_pairs_is_recognised(models: Models, tmp_path: Path) -> None:
     class Mean(DPO):
         def measured(self, outputs: Any, targets: dict[str, Any]) -> Any:
             found = super().measured(outputs, targets)
@@ -162,7 +162,7 @@ def test_a_mean_over_pairs_is_still_found_out(models: Models, tmp_path: Path) ->
     assert verdicts == [True, False]
 
 
-def test_rows_that_fill_places_count_nothing(models: Models, tmp_path: Path) -> None:
+def test_padding_rows_count_nothing(models: Models, tmp_path: Path) -> None:
     policy, reference = models
     corpus = corpus_of(PAIRS[:6], tmp_path, task := DPO(), held_out=0.0, eval_sets={})
     referred(corpus, reference)
@@ -173,7 +173,7 @@ def test_rows_that_fill_places_count_nothing(models: Models, tmp_path: Path) -> 
     assert counted[1].samples.tolist() == [4, 4, -1, -1, -1, -1, -1, -1]
 
 
-def test_the_loss_of_the_page_is_one(models: Models, tmp_path: Path) -> None:
+def test_the_example_loss_in_the_docs_is_correct(models: Models, tmp_path: Path) -> None:
     page = (Path(__file__).parents[4] / "docs" / "preference.md").read_text(encoding="utf-8")
     names: dict[str, Any] = {}
     exec(page.split("```python")[1].split("```")[0], names)

@@ -41,7 +41,7 @@ def test_boxes_are_assigned_whatever_their_order() -> None:
     assert losses[0] == pytest.approx(losses[1]) and losses[0] < 0.01
 
 
-def test_a_picture_that_fills_a_place_has_no_loss() -> None:
+def test_a_padding_image_has_no_loss() -> None:
     samples = [
         {"pixel_values": np.zeros((1, 4, 4), np.float32), "boxes": np.zeros((0, 4), np.float32), "index": place}
         | {"classes": np.zeros(0, np.int64)}
@@ -68,7 +68,7 @@ def test_pixels_of_no_class_count_nowhere() -> None:
     assert metrics["accuracy"] == pytest.approx(2 / 3) and metrics["mean_iou"] == pytest.approx((0 + 2 / 3) / 2)
 
 
-def test_a_map_moves_with_its_picture() -> None:
+def test_a_segmentation_map_is_augmented_like_its_image() -> None:
     numbers = np.arange(1, 17).reshape(4, 4)
     sample = {"pixel_values": numbers[None].astype(np.float32), "label": numbers, "index": 0}
     collator = ImageCollator(1, seed=3, crop_padding=2, flip=0.5)

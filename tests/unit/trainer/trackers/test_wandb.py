@@ -1,4 +1,4 @@
-"""Tests of W&B's real client with a local server: an interrupted run resumes, and a refused login ends the start."""
+"""Tests of W&B's real client with a local server: an interrupted run resumes, and a refused login is an error."""
 
 from __future__ import annotations
 
