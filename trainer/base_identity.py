@@ -47,18 +47,18 @@ class Base:
 
 
 class BaseDigest:
-    """Digests of the frozen tensors that pass, by name."""
+    """Computes digests of the frozen tensors while they are read, by name."""
 
     def __init__(self, model: nn.Module, every: bool = False) -> None:
         """
         Args:
-            every: note all parameters, not only frozen ones.
+            every: digest all parameters, not only frozen ones.
         """
         self.names = {name for name, one in model.named_parameters() if every or not one.requires_grad}
         self._found: dict[str, str] = {}
 
     def watched(self, source: WeightSource) -> WeightSource:
-        """``source``, whose tensors are noted as they pass."""
+        """A source of the same weights, which digests each tensor that is read from it."""
 
         def weights(names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
             for name, tensor in source(names):
@@ -68,12 +68,12 @@ class BaseDigest:
         return weights
 
     def note(self, name: str, blocks: Iterable[Tensor]) -> None:
-        """Note a tensor, given as blocks of its elements in order."""
+        """Digest a tensor, given as blocks of its elements in order."""
         for _ in self.noted(name, blocks):
             pass
 
     def noted(self, name: str, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """The blocks of a tensor, noted as they pass."""
+        """The blocks of a tensor, each of which is digested before it is yielded."""
         found = xxhash.xxh3_128()
         for block in blocks:
             if name in self.names:
@@ -91,16 +91,16 @@ class BaseDigest:
 
     @property
     def missing(self) -> set[str]:
-        """Names of the frozen tensors that have not passed in this process."""
+        """Names of the frozen tensors that this process has not read."""
         return self.names - self._found.keys()
 
     def of_this_process(self) -> str:
-        """The digest of what has passed here."""
+        """The digest of the tensors that this process has read."""
         return combined(self._found)
 
 
 def combined(found: Mapping[str, str]) -> str:
-    """One digest of the digests of all tensors."""
+    """One digest, computed from the digests of all tensors."""
     return xxhash.xxh3_128("".join(f"{name} {found[name]}\n" for name in sorted(found)).encode()).hexdigest()
 
 
@@ -138,7 +138,7 @@ def base_of(model: ModelConfig, digest: str) -> Base:
 
 
 def refuse_other_base(found: str, saved: Base | None, model: ModelConfig, checkpoint: Path | None) -> None:
-    """Refuse a base that is not the one beside which the adapters of a checkpoint were trained.
+    """Refuse a base that is not the one on which the adapters of a checkpoint were trained.
 
     Raises:
         UserError: their digests differ.
@@ -159,7 +159,7 @@ def refuse_other_base(found: str, saved: Base | None, model: ModelConfig, checkp
 
 
 def in_words(quantization: Mapping[str, Any] | None, keys: bool = False) -> str:
-    """A quantisation as messages and model cards tell it, or as overrides that ask for it."""
+    """A quantisation in words for messages and model cards; with ``keys``, as the overrides that set it."""
     if quantization is None:
         return "quantization=null" if keys else "full precision"
     if keys:

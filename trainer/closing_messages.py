@@ -44,7 +44,7 @@ def say_how_it_ended(trainer: Trainer, result: TrainResult, named: bool) -> None
 
 
 def _compare(trainer: Trainer) -> None:
-    """Log the held-out loss beside that of simple models, and warn if it is worse than theirs."""
+    """Log the held-out loss next to the losses of simple models, with a hint if it is worse."""
     loss = trainer.metrics.get("eval_loss")
     if loss is None:
         return

@@ -80,7 +80,7 @@ class Export(Callback):
         self.keeps_all = False
         self._main = False
         self.waits = False
-        """Whether an export was asked for since the last look."""
+        """Whether an export was queued since ``queued`` was last called on rank 0."""
         self._saved: Path | None = None
         self._waiting: list[Path] = []
         self._lock, self._stop = threading.Lock(), threading.Event()

@@ -8,9 +8,9 @@ saved. ``rollback``: the run restores the last checkpoint, and continues with ne
 the bad gradient was detected. Both check the norm every ``every`` steps and before each evaluation and save. Between
 two checks, the number of the first bad step is kept in a tensor on the device, so no step waits for the GPU.
 
-The norm is that of the *global* gradient, which every rank knows, so all ranks decide alike. DeepSpeed's ZeRO always
-skips such steps itself; ``stop`` and ``rollback`` then find weights that are still finite. In fp16, overflows are how
-the loss scale is found, so they are skipped under every action, at most ``patience`` in a row.
+The norm is that of the *global* gradient, which every rank knows, so all ranks make the same decision. DeepSpeed's
+ZeRO always skips such steps itself; ``stop`` and ``rollback`` then find weights that are still finite. In fp16,
+overflows are how the loss scale is found, so they are skipped under every action, at most ``patience`` in a row.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class NonFinite(Callback):
         bad = (~norm.isfinite()).long() * state.step
         self._first_bad = bad if self._first_bad is None else self._first_bad.where(self._first_bad > 0, bad)
         if control.stop or control.evaluate or control.save or state.step % self.every == 0:
-            self._look(trainer, control)
+            self._act_on_bad_step(trainer, control)
 
     def on_pre_save(self, trainer: Trainer, state: TrainerState, control: Control) -> None:
         """Prevent a save of bad weights, if it was requested after the last check of the norm (by a signal)."""
@@ -89,7 +89,7 @@ class NonFinite(Callback):
         if self.in_a_row > self.patience:
             raise self._refusal(trainer, step, f"{self.in_a_row} steps in a row were skipped")
 
-    def _look(self, trainer: Trainer, control: Control) -> None:
+    def _act_on_bad_step(self, trainer: Trainer, control: Control) -> None:
         step = int(self._first_bad) if self._first_bad is not None else 0
         if not step:
             return
@@ -98,16 +98,16 @@ class NonFinite(Callback):
         if self.rollbacks == self.max_rollbacks:
             raise self._refusal(trainer, step, f"the run has gone back {self.rollbacks} time(s) already")
         self.rollbacks += 1
-        log.warning("the gradient of step %d is not finite%s", step, self._whose(trainer, step))
+        log.warning("the gradient of step %d is not finite%s", step, self._named_samples(trainer, step))
         control.rollback = True
 
     def _refusal(self, trainer: Trainer, step: int, what: str) -> UserError:
         fix = "look at these samples, lower the learning rate, clip (trainer.max_grad_norm), or warm up longer"
-        samples = self._whose(trainer, step)
+        samples = self._named_samples(trainer, step)
         why = f"the gradient of step {step} is not finite{samples}; {what}"
         return UserError(Problem("callbacks.nonfinite", why, fix))
 
-    def _whose(self, trainer: Trainer, step: int) -> str:
+    def _named_samples(self, trainer: Trainer, step: int) -> str:
         """The samples of ``step`` on ranks whose own loss was not finite (else of all ranks); a collective call."""
         own = next(((samples, total) for at, samples, total in self._recent if at == step), None)
         mine = (own[0], math.isfinite(float(own[1]))) if own else ([], True)

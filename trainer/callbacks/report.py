@@ -158,7 +158,7 @@ class Report(Callback):
 
 
 def _about(trainer: Trainer) -> dict[str, Any]:
-    """What the journal says of a start."""
+    """Facts about this start of the run, for the journal."""
     from ..machine_facts import machine, versions
     from ..restart import attempt
 

@@ -41,7 +41,7 @@ class TrialReports(Callback):
     """Reports watched metrics, and prunes the run when the search says so.
 
     Args:
-        path: that of the Unix socket at which the search listens.
+        path: path of the Unix socket on which the search listens.
         number: number of this trial in its study.
         watched: metrics whose lines are reported; empty reports every evaluation.
     """

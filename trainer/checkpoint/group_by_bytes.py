@@ -1,4 +1,4 @@
-"""Divide tensors into groups of at most a given number of bytes, such as the shards of a file or a part of memory."""
+"""Divide tensors into groups of limited size: those to write to one file, or to hold in memory at the same time."""
 
 from __future__ import annotations
 

@@ -79,8 +79,8 @@ class Source(ABC):
         """
 
     def read_parts(self, tensors: dict[str, Tensor], distributed: bool = False) -> None:
-        """The same, with ``Rows`` among ``tensors``, of which only the rows are filled. A format that cannot read some
-        rows alone reads the whole tensor.
+        """Like ``read``, but some of ``tensors`` may be ``Rows`` of a tensor, and then only these rows are filled. A
+        format that cannot read single rows reads the whole tensor.
 
         Raises:
             ValueError: ``read`` fails.
@@ -110,10 +110,10 @@ class Source(ABC):
                 yield tensors.pop(next(iter(tensors))).flatten()
 
     def check_read(self) -> None:  # noqa: B027 (most formats have nothing to check)
-        """Check, after all blocks have been read, that they are what was meant to be read.
+        """Called after all blocks have been read, to check that they are the right ones, such as the right base's.
 
         Raises:
-            ValueError: they are not.
+            UserError: they are not.
         """
 
     def damage(self, names: list[str]) -> str | None:

@@ -38,7 +38,7 @@ def wrong_collator(name: str, why: str) -> Problem:
 
 
 class Collator(ABC):
-    """Makes micro-batches; the engine passes what the constructor takes (``given.GIVEN``)."""
+    """Makes micro-batches; the engine passes what the constructor takes (``constructor_values.GIVEN``)."""
 
     micro_batch_size: int
     """Samples of one forward pass; given by the engine from ``trainer.micro_batch_size``."""
@@ -63,7 +63,7 @@ def positions(samples: Sequence[Sample]) -> Tensor:
 
 
 def draws(seed: int, position: int, purpose: str) -> np.random.Generator:
-    """The random numbers of one sample: a function of (seed, position) alone, another one for every purpose."""
+    """A random generator for one sample, which depends on seed, position and purpose only."""
     key = hashlib.blake2b(f"{seed}/{position}/{purpose}".encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=np.frombuffer(key, dtype=np.uint64)))
 

@@ -43,7 +43,7 @@ class BoxedImages(Samples):
         self.facts = Facts(None, tuple(given.config.labels or sorted(found)))
 
     def sample(self, row: dict[str, Any]) -> Sample:
-        picture = opened_image(row["image"], self.channels)
+        image = opened_image(row["image"], self.channels)
         labels, boxes = [str(label) for label in row["labels"] or []], row["boxes"] or []
         if len(labels) != len(boxes):
             raise ValueError(f"it has {len(boxes)} boxes and {len(labels)} labels")
@@ -51,9 +51,9 @@ class BoxedImages(Samples):
             raise ValueError(f"its label {unknown[0]!r} is none of {', '.join(self.facts.labels[:10])}")
         corners = np.asarray(boxes, np.float32).reshape(-1, 4)
         middles = corners[:, :2] + corners[:, 2:] / 2
-        size = np.asarray([picture.width, picture.height] * 2, np.float32)
+        size = np.asarray([image.width, image.height] * 2, np.float32)
         return {
-            "pixel_values": pixel_values(self.processor, picture),
+            "pixel_values": pixel_values(self.processor, image),
             "boxes": np.concatenate([middles, corners[:, 2:]], 1) / size,
             "classes": np.asarray([self.facts.labels.index(label) for label in labels], np.int64),
         }
@@ -64,8 +64,8 @@ class BoxedImages(Samples):
     def views(self, sample: Collated) -> dict[str, Any]:
         there = sample.targets["classes"] != IGNORE
         boxes, classes = sample.targets["boxes"][there], sample.targets["classes"][there].tolist()
-        picture = sample_views(sample, self.processor, None, self.facts)["pixel_values"]
-        framed = with_boxes(picture, boxes, classes) if isinstance(picture, Picture) else picture
+        image = sample_views(sample, self.processor, None, self.facts)["pixel_values"]
+        framed = with_boxes(image, boxes, classes) if isinstance(image, Picture) else image
         named = [
             f"{self.facts.labels[number]} at {', '.join(f'{value:.3f}' for value in box)}"
             for number, box in zip(classes, boxes, strict=True)

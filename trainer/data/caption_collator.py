@@ -30,7 +30,7 @@ class CaptionCollator(Collator):
     model: Any
     """The model's transformers configuration; given by the engine."""
     facts: Facts = field(default_factory=Facts)
-    """Given by the engine."""
+    """Labels and vocabulary of the data; given by the engine."""
     pad_to_multiple_of: int = 8
     """Padded lengths are multiples of this."""
 

@@ -49,7 +49,7 @@ class CaptionedFolder:
 
     def notes(self) -> list[str]:
         """Lines on images that are left out."""
-        alone = len(self._pictures()) - len(self._pairs())
+        alone = len(self._images()) - len(self._pairs())
         empty = sum(not self._caption(text) for _, text in self._pairs())
         found = {"without a text file of their name": alone, "whose text file has an empty first line": empty}
         return [f"{count} image(s) {what} are left out: {self.path}" for what, count in found.items() if count]
@@ -62,9 +62,9 @@ class CaptionedFolder:
         return self._fingerprint(content_stamp)
 
     def _rows(self) -> Iterator[dict[str, Any]]:
-        for picture, text in self._pairs():
+        for image, text in self._pairs():
             if caption := self._caption(text):
-                yield {"image": {"bytes": picture.read_bytes(), "path": None}, "text": caption}
+                yield {"image": {"bytes": image.read_bytes(), "path": None}, "text": caption}
 
     def _caption(self, text: Path) -> str:
         """The first line of a text file; empty if there is none."""
@@ -84,15 +84,15 @@ class CaptionedFolder:
 
     def _pairs(self) -> list[tuple[Path, Path]]:
         """(image, text file), sorted."""
-        found = ((file, file.with_suffix(".txt")) for file in self._pictures())
-        pairs = [(picture, text) for picture, text in found if text.is_file()]
+        found = ((file, file.with_suffix(".txt")) for file in self._images())
+        pairs = [(image, text) for image, text in found if text.is_file()]
         if not pairs:
             why = f"holds no image ({', '.join(PICTURES)}) with a text file of its name beside it"
             fix = "name a folder with pairs such as owl.png and owl.txt"
             raise UserError(Problem("data.source.path", why, fix, self.path))
         return pairs
 
-    def _pictures(self) -> list[Path]:
+    def _images(self) -> list[Path]:
         folder = Path(os.path.expanduser(self.path))
         if not folder.is_dir():
             raise UserError(Problem("data.source.path", "there is no such folder", "name one", self.path))

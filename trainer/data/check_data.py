@@ -66,7 +66,7 @@ def check_data(
 
 
 def _of_columns(source: RowSource, config: DataConfig, wanted: Mapping[str, bool]) -> list[Problem]:
-    """Problems of a source whose columns show quickly, and are not those of the task."""
+    """Problems of a source that lacks columns of the task, if its columns can be read quickly."""
     there, columns, key = source.column_names(), columns_of(config, source.key), source.key
     if there is None:
         return []
@@ -77,7 +77,7 @@ def _of_columns(source: RowSource, config: DataConfig, wanted: Mapping[str, bool
 
 
 def unread_notes(config: DataConfig, wanted: Mapping[str, bool]) -> list[str]:
-    """A line for each source of rows with columns that the task does not read, where its columns show quickly.
+    """A line for each source of rows that has columns which the task does not read, if they can be read quickly.
 
     Args:
         wanted: columns by the names that the task uses.
@@ -93,7 +93,7 @@ def unread_notes(config: DataConfig, wanted: Mapping[str, bool]) -> list[str]:
 
 
 def heads_of_chats(config: DataConfig) -> dict[str, list[tuple[str, Any]]]:
-    """The first conversations of each source, where they show quickly: key of the source -> pairs (place, row)."""
+    """The first conversations of each source that can be read quickly: key of the source -> pairs (place, row)."""
     found = {}
     for key, component in sources_of(config).items():
         with suppress(Exception):  # whatever keeps a source from being read is reported by ``check_data``
@@ -132,7 +132,7 @@ def _without_use(config: DataConfig) -> list[Problem]:
 
 
 def _of_argument(error: ValueError, key: str, component: Component) -> Problem:
-    """A constructor's message names its argument at the beginning: ``encoding=x is not known; fix``."""
+    """The problem of a constructor's error; its message begins with the argument: ``encoding=x is not known; fix``."""
     why, _, fix = str(error).partition("; ")
     argument = re.match(r"([A-Za-z_]\w*)=", why)
     where = f"{key}.{argument[1]}" if argument and argument[1] in component else key

@@ -1,6 +1,6 @@
-"""Check the first rows of chats and preferences by the rules of their readers, before the rows are prepared.
+"""Check the first rows of chat and preference data before the data is prepared, by the rules of their readers.
 
-Neither torch nor transformers is imported, so only what the template does with a row is not seen.
+Neither torch nor transformers is imported, so errors that a chat template raises are not found here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def row_problems(
 
     Args:
         wanted: columns that the task knows.
-        columns: names that the task uses -> columns of the source, of the recipe.
+        columns: ``data.columns`` of the recipe: names that the task uses -> columns of the source.
 
     Raises:
         UserError: a file does not hold rows.

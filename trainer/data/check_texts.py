@@ -54,7 +54,7 @@ def _splits(config: DataConfig, texts: dict[str, list[str]], key: str) -> tuple[
 
 
 def _check_sizes(config: DataConfig, train: list[str], held_out: list[str]) -> list[Problem]:
-    """Problems of splits that cannot fill one block, even if every byte became a token and documents had two marks."""
+    """Problems of splits that cannot fill one block, even if every byte became a token and documents got two more."""
     if config.tokenizer.path is not None or config.packing in (False, "bins"):
         return []
     problems = []

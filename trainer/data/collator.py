@@ -24,8 +24,8 @@ class CausalLMCollator(StepPadding):
 
     Blocks of exactly ``block_size`` tokens get no attention mask; shorter samples are padded on the right. Packed rows
     (``packed_rows.py``) get none either: ``position_ids`` that restart keep their documents apart, and padding is one
-    document more. All of them are padded to ``block_size``, so that shapes never change. A sample that goes on in
-    another one has the token behind it as ``next_token``.
+    document more. All of them are padded to ``block_size``, so that shapes never change. A sample that another
+    one continues has its following token as ``next_token``.
     """
 
     def __call__(self, samples: Sequence[Sample]) -> list[MicroBatch]:

@@ -11,7 +11,7 @@ GIVEN = {
     **GIVEN_OF_TEXTS,
     "micro_batch_size": "``trainer.micro_batch_size``: samples of one forward pass",
     "seed": "the recipe's seed, for ``base_collator.draws``",
-    "processor": "what makes inputs of raw data",
+    "processor": "the tokenizer or processor that makes inputs from raw data",
     "model": "the model's transformers configuration",
     "inputs": "names of the inputs that the model takes; None if they are not known",
     "facts": "vocabulary and labels of the data",

@@ -57,7 +57,7 @@ class Corpus(ABC):
     stats: Stats
     """Statistics of documents and tokens."""
     unit = "tokens"
-    """Name of what the length of a sample counts."""
+    """Unit in which the length of a sample is counted."""
     mixture: Mixture | None = None
     """This corpus, if it mixes several sources."""
     length: int | None = None
@@ -81,7 +81,7 @@ class Corpus(ABC):
     ) -> None:
         """
         Args:
-            processor: what makes inputs of raw data: a tokenizer, an image processor, several in one.
+            processor: object that makes model inputs from raw data: a tokenizer, an image processor, several in one.
             model: the model's transformers configuration, for collators that need it.
         """
         self.config, self.seed, self.task, self.processor = config, seed, task, processor
@@ -143,7 +143,7 @@ class Corpus(ABC):
         """
 
     def shown(self, index: int, name: str = HELD_OUT) -> dict[str, Any]:
-        """The sample of a set at ``index`` as people read it."""
+        """The sample of a set at ``index`` in readable form."""
         return {}
 
     def describe(self, name: str) -> SetFacts:

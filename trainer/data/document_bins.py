@@ -88,7 +88,7 @@ class DocumentBins:
         """
         Args:
             lengths: tokens of each piece, at most ``capacity``; pieces of 0 tokens are in no bin.
-            shuffle: False fills the places in the order of the pieces, alike in every pass.
+            shuffle: False fills the places in the order of the pieces, the same in every pass.
         """
         self.seed, self.shuffle, self.pieces = seed, shuffle, len(lengths)
         self._counts = np.bincount(lengths, minlength=capacity + 1)

@@ -38,7 +38,7 @@ class AdaptedModel:
     def __init__(self, config: ModelConfig, seed: int, head: str, facts: Facts) -> None:
         """
         Args:
-            seed: that of random weights of the base.
+            seed: seed of the base's random weights, if it has no weight files.
             head: the output layer.
 
         Raises:
@@ -49,7 +49,7 @@ class AdaptedModel:
             raise ValueError("its recipe has no model.adapter")
         self.config, self.seed, self.head = config, seed, head
         self.trained: PreTrainedModel = build_on_meta(config, head, facts)
-        """As it was trained: its base may be quantised."""
+        """The model as it was trained; its base may be quantised."""
         self.model = with_whole_weights(self.trained)
         self.plan: AdapterPlan = adapter_plan(self.model, config.adapter, described(config.spec, self.model))
 
@@ -88,7 +88,7 @@ def _facts(assets: Path) -> Facts:
 
 
 class MergedCheckpoint(Source):
-    """A checkpoint of adapters merged into their base: it reads as one of a model that was trained whole.
+    """A checkpoint of adapters merged into their base, which is read like the checkpoint of a fully trained model.
 
     Weights are merged tile by tile, so that memory does not depend on their sizes, and every number is the one that
     merging in one piece gives. A quantised base is unpacked layer by layer, since adapters fit its rounded numbers.
@@ -110,7 +110,7 @@ class MergedCheckpoint(Source):
 
     @cached_property
     def _tensors(self) -> dict[str, Tensor]:
-        """The tensors of the whole model, on the meta device; tied ones once."""
+        """The tensors of the whole model on the meta device, each tied tensor once."""
         model = self.adapted.model
         kept = model.state_dict()
         every = (*model.named_parameters(), *((n, b) for n, b in model.named_buffers() if n in kept))
@@ -125,7 +125,7 @@ class MergedCheckpoint(Source):
         return base_parts(self.adapted.config, self.adapted.trained, self.adapted.seed)
 
     def _rows(self, name: str) -> Rows:
-        """Rows of a tensor of the base as it was trained beside; those of a quantised layer are unpacked whole."""
+        """A function that gives rows of a tensor of the base; a quantised layer is first unpacked as a whole."""
         path, _, kind = name.rpartition(".")
         layer = self._layers.get(path)
         if layer is None or kind != WEIGHT:
@@ -161,13 +161,13 @@ class MergedCheckpoint(Source):
             raise UserError(self._other_base(self.saved.weights))
 
     def check_base(self, check: Callable[[], None]) -> None:
-        """Compare the base with the one that the adapters were trained beside; its weights are read once for that.
+        """Compare the base with the one on which the adapters were trained; its weights are read once for that.
 
         Args:
             check: called between blocks; an exception that it raises ends the reading.
 
         Raises:
-            UserError: it is another one.
+            UserError: it is another base.
         """
         for name in self._tensors:
             if f"model.{name}" not in self.inner.shapes:

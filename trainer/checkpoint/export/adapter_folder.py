@@ -24,7 +24,7 @@ STEM = "adapter_model"
 
 
 def stored_adapter(source: Source, adapted: AdaptedModel, ema: bool) -> tuple[dict[str, str], list[str]]:
-    """Name in the checkpoint of each tensor of peft's file, by its name there, and the modules that are trained whole.
+    """The tensors of peft's file (name there -> name in the checkpoint), and the modules that were fully trained.
 
     A tied module is written under each of its names, since peft gives each a parameter of its own.
     """

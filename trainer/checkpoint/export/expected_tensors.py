@@ -17,7 +17,7 @@ from ..source import Source
 
 
 def known_weights(source: Source, assets: Path, base: str | None = None) -> dict[str, str] | None:
-    """Name in ``source`` of each tensor that the model described in ``assets`` loads, by the name to write.
+    """The tensors that the model described in ``assets`` loads: name to write -> name in ``source``.
 
     None if transformers does not have the model's class; then all tensors are exported.
 
@@ -51,7 +51,7 @@ def known_weights(source: Source, assets: Path, base: str | None = None) -> dict
 
 
 def _stored_name(name: str, tied: dict[str, str], shapes: dict[str, torch.Size]) -> str | None:
-    """The stored one of ``name`` and the names that are tied to it; None if none is stored."""
+    """The name under which a tensor is stored: ``name``, or one that is tied to it; None if it is not stored."""
     return next((key for key in (name, *(t for t, s in tied.items() if s == name)) if key in shapes), None)
 
 

@@ -217,7 +217,7 @@ def _export_adapter(
     verify: bool,
     check: Callable[[], None],
 ) -> Path:
-    """Write the adapters of a checkpoint as peft does, which names the base: it is therefore compared before."""
+    """Write the adapters of a checkpoint as a peft folder, which names the base; so the base is compared first."""
     source, adapted = merged_source.inner, merged_source.adapted
     if merged := adapted.config.merged_adapters:
         raise UserError(merged_below("CHECKPOINT", adapted.config.weights, merged, "--merge", str(source.path)))
@@ -235,7 +235,7 @@ def _export_adapter(
 
 
 def _check_base(merged: MergedCheckpoint, check: Callable[[], None]) -> None:
-    """Refuse another base than the one that the adapters were trained beside. A hub id whose weights are not on this
+    """Refuse another base than the one on which the adapters were trained. A hub id whose weights are not on this
     machine is not fetched for that."""
     config = merged.adapted.config
     if config.weights is not None and not on_this_machine(config.weights, config.revision):
@@ -248,8 +248,8 @@ def _check_base(merged: MergedCheckpoint, check: Callable[[], None]) -> None:
 
 
 def _check_configuration(adapted: AdaptedModel, source: Source) -> None:
-    """Refuse a base whose config.json has changed since, which the folder for peft would name; warn of fields that the
-    recipe gives, since that folder has no place for them."""
+    """Refuse a base whose config.json has changed since training, because the peft folder would name it. Warn about
+    configuration fields of the recipe, because a peft folder cannot store them."""
     assert source.assets is not None
     with _readable(source):
         fields = other_fields(adapted.trained.config, source.assets)

@@ -32,9 +32,9 @@ from ..layout import MODEL, RECIPE, step_of
 
 CARD, CURVE = "README.md", "curve.png"
 MARK = "<!-- written by trireme -->"
-"""Line by which a card of ours is told from one that a person wrote."""
+"""Line that only cards written by trireme have, so that a card written by a person is recognised."""
 LIBRARIES = ("torch", "transformers", "datasets", "tokenizers")
-"""Packages that take part in every run; their versions are told if they are installed."""
+"""Packages that every run uses; the card states their versions if they are installed."""
 SHOWN = (
     ("steps", "trainer.max_steps"),
     ("passes over the data", "trainer.epochs"),
@@ -53,15 +53,15 @@ SHOWN = (
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a card tells."""
+class CardFacts:
+    """The facts that a card states."""
 
     recipe: Mapping[str, Any]
     config: Mapping[str, Any]
-    """Content of the config.json of the model, or of the model that adapters stand beside."""
+    """Content of the config.json of the model, or of the model that adapters belong to."""
     step: int
     base: Base | None = None
-    """What adapters were trained beside; None for a model that was trained whole."""
+    """The base on which adapters were trained; None for a fully trained model."""
     plan: AdapterPlan | None = None
     apart: bool = False
     """Whether the folder holds adapters alone."""
@@ -104,7 +104,7 @@ def write_card(checkpoint: Path, folder: Path, few: str | None = None) -> None:
     curve = run is not None and (run / CURVE).is_file()
     if run is not None and curve:
         shutil.copyfile(run / CURVE, folder / CURVE)
-    card = Told(told, config, step, read_base(assets), read_plan(assets), apart, few, metrics, curve)
+    card = CardFacts(told, config, step, read_base(assets), read_plan(assets), apart, few, metrics, curve)
     (folder / CARD).write_text("\n".join(_lines(card)).replace(str(Path.home()), "~") + "\n", encoding="utf-8")
 
 
@@ -117,7 +117,7 @@ def evaluated(file: Path, step: int) -> dict[str, float]:
     return {name: value for name, value in found.items() if isinstance(value, int | float)}
 
 
-def _lines(card: Told) -> Iterator[str]:
+def _lines(card: CardFacts) -> Iterator[str]:
     recipe = card.recipe
     yield from ("---", yaml.safe_dump(_front_matter(card), sort_keys=False).strip(), "---")
     yield from (MARK, "", f"# {Path(recipe['run']['dir']).name}", "", _about(card))
@@ -135,7 +135,7 @@ def _lines(card: Told) -> Iterator[str]:
     yield from ("", "<details><summary>Recipe</summary>", "", "```yaml", *dumped.splitlines(), "```", "", "</details>")
 
 
-def _of_adapters(card: Told) -> Iterator[tuple[str, str]]:
+def _of_adapters(card: CardFacts) -> Iterator[tuple[str, str]]:
     """Rows on adapters and their base."""
     if card.base is not None:
         yield "base", card.base.weights or "random weights"
@@ -157,7 +157,7 @@ def _variant(plan: AdapterPlan) -> str:
 
 
 def _quantisation(base: Base) -> str:
-    """How the base is kept; weights that lay quantised in their folder are told by the method of its config.json."""
+    """The quantisation of the base in words; for weights that were stored quantised, by the method in config.json."""
     assert base.quantization is not None
     text = in_words(base.quantization)
     file = Path(base.weights or "").expanduser() / "config.json"
@@ -170,7 +170,7 @@ def _quantisation(base: Base) -> str:
     return f"{said}, as its folder holds it"
 
 
-def _front_matter(card: Told) -> dict[str, Any]:
+def _front_matter(card: CardFacts) -> dict[str, Any]:
     recipe, head = card.recipe, card.head
     source = recipe["data"].get("source") or {}
     tags = ["trireme", str(card.config.get("model_type")), *(["lora"] if card.apart else [])]
@@ -186,7 +186,7 @@ def _is_hub_id(text: str) -> bool:
     return text.count("/") == 1 and not text.startswith((".", "/", "~")) and not Path(text).exists()
 
 
-def _about(card: Told) -> str:
+def _about(card: CardFacts) -> str:
     task = str(card.recipe["task"]["_target_"]).rpartition(".")[2]
     kind = (card.config.get("architectures") or [card.config.get("model_type")])[0]
     model, start = f"`{kind}` ({card.head.replace('_', ' ')})", card.start or "random weights"
@@ -224,7 +224,7 @@ def _value(recipe: Mapping[str, Any], key: str) -> Any:
     return str(found).removeprefix("trireme.trainer.optimizers.") if found is not None else None
 
 
-def _versions(card: Told) -> Iterator[str]:
+def _versions(card: CardFacts) -> Iterator[str]:
     yield f"trireme {__version__}"
     for library in (*LIBRARIES, *_further(card)):
         try:
@@ -233,8 +233,8 @@ def _versions(card: Told) -> Iterator[str]:
             continue
 
 
-def _further(card: Told) -> Iterator[str]:
-    """Packages that took part in this run or its export; peft is that of the folder's format."""
+def _further(card: CardFacts) -> Iterator[str]:
+    """Further packages that this run or its export used, such as peft for a folder of adapters."""
     recipe, found = card.recipe, set()
     if recipe["plan"].get("data_parallel") == "deepspeed":
         found.add("deepspeed")

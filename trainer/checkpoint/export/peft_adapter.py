@@ -1,7 +1,7 @@
-"""Read an adapter folder of peft, and the base that it names, as a checkpoint that is merged while it is exported.
+"""Read a peft adapter folder and its base model, so that an export can merge the adapter into the base weights.
 
-The tensors pass through the same code as those of a run's own checkpoints, so both merges give the same numbers. The
-folder has no digest of its base: the shapes are compared, and the numbers of the base are not.
+The tensors pass through the same code as those of a run's own checkpoints, so both merges give the same numbers. A peft
+folder has no digest of its base, so the shapes of the base are checked, and its values are not.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class PeftAdapter(Source):
     def __init__(self, folder: PeftFolder, tensors: Mapping[str, Stored], assets: Path) -> None:
         """
         Args:
-            tensors: those of the folder, by the names of the model.
+            tensors: tensors of the folder, by their names in the model.
             assets: folder with the configuration and the tokenizer of the whole model.
         """
         super().__init__(folder.path)
@@ -80,7 +80,7 @@ def peft_source(path: Path, base: str | None, field: str) -> Iterator[MergedChec
 
     Args:
         base: folder or hub id of the base; None takes the one that adapter_config.json names.
-        field: what the user named the adapter by.
+        field: the key or option that the user wrote.
 
     Raises:
         UserError: the adapter cannot be read, its base is not here, or they do not fit.
@@ -135,7 +135,7 @@ def _renamed(problem: Problem | str) -> Problem | str:
 
 
 def _as_trained(folder: PeftFolder, base: str) -> tuple[ModelConfig, str, Facts]:
-    """The model that the adapter stands beside: with more tokens or other labels than the base if it holds them."""
+    """Configuration, output layer and facts of the trained model, with the tokens and labels that the adapter holds."""
     config = ModelConfig(weights=base)
     said = config_values(config)
     head = _head(folder.config.get("task_type"), hf_config(config), said.get("architectures") or [])
@@ -172,7 +172,7 @@ def _as_trained(folder: PeftFolder, base: str) -> tuple[ModelConfig, str, Facts]
 
 
 def own_shapes(model: PreTrainedModel) -> dict[str, torch.Size]:
-    """Shapes of the tensors of a model, with tied ones once."""
+    """Shapes of the tensors of a model, each tied tensor once."""
     state = model.state_dict()
     return {own: state[name].shape for name, own in own_names(model).items()}
 

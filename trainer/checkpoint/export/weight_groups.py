@@ -14,7 +14,7 @@ def write_groups(folder: Path, groups: Iterator[dict[str, Tensor]], limit: int) 
     """Write tensors to numbered safetensors files of at most ``limit`` bytes, with an index if there are several.
 
     Args:
-        groups: tensors by name, those of a layer together, which stay in one file.
+        groups: tensors by name; the tensors of a group, such as those of a layer, stay in one file.
 
     Raises:
         OSError: a file cannot be written.

@@ -48,7 +48,7 @@ class WholeTensors(Source):
 
     @abstractmethod
     def collect(self) -> dict[str, Lazy]:
-        """As ``entries``; reads no tensor.
+        """Compute ``entries`` without reading any tensor.
 
         Raises:
             ValueError: a file cannot be read, or what it holds does not fit together.

@@ -20,9 +20,9 @@ from .token_offsets import Control, Encoder, Encoding
 from .traced_template import has_generation
 
 BEGUN = re.compile(r"(?:<(think|thinking|thought)>\s*(?:</\1>\s*)?|\[THINK\]\s*(?:\[/THINK\]\s*)?)$")
-"""Thinking that an invitation to answer begins, or leaves out."""
+"""Thinking tags at the end of a generation prompt: an opening tag, with or without its closing tag."""
 USER, ANSWER, CALL = "q", "a", "call00000"
-"""Contents of the messages with which a template is tried, and the name of a call (Mistral's have nine letters)."""
+"""Contents of the messages with which a template is tried, and the id of a tool call (Mistral's have nine letters)."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Forms:
         return self.known[key]
 
     def behind_tool(self, given: Conversation, role: str) -> str:
-        """What stands behind the last result of a tool and before an answer; nothing if that cannot be tried."""
+        """The text that the template writes between a tool result and an answer; empty if it refuses the trial."""
         key = self._key(given, role)
         if key not in self.known_tools:
             arguments = "{}" if self.config.tool_arguments == "text" else {}
@@ -112,7 +112,7 @@ class Forms:
         )
 
     def _small(self, given: Conversation, content: Callable[[str], Any]) -> list[ChatText]:
-        """A question alone; with a generation prompt; with an answer and a further question; with an answer only."""
+        """Texts of trial chats: a question; with a generation prompt; with an answer and a question; with an answer."""
         question: Message = {"role": "user", "content": content(USER)}
         answer: Message = {"role": ASSISTANT, "content": content(ANSWER)}
         chats = (
@@ -155,10 +155,10 @@ class Forms:
 
 
 def extent(text: ChatText, number: int) -> tuple[int, int]:
-    """Where the template writes at a message.
+    """Begin and end of the characters that the template writes for a message.
 
     Raises:
-        ValueError: it does so nowhere, or in several places.
+        ValueError: it writes the message nowhere, or in several places.
     """
     places = np.flatnonzero(text.turn == number)
     if not len(places):
@@ -176,10 +176,10 @@ def own_controls(encoding: Encoding, text: ChatText, start: int, end: int) -> li
 
 
 def _prompts(without: ChatText, asked: ChatText, answered: ChatText, last: ChatText) -> tuple[str, ...]:
-    """What stands before an answer at the place where the template writes it (``Forms._small``)."""
+    """The texts that may stand before an answer (``Form.prompts``), from the trial chats of ``Forms._small``."""
     begin, own = extent(answered, 1)[0], answered.own(1)
     head = answered.text[begin : own[0]]
-    # What follows a question is the end of its turn, then what invites to answer.
+    # A question is followed by the end of its turn, and then by the generation prompt.
     closing = answered.text[int(answered.own(0)[-1]) + 1 : begin]
     invited = asked.text[int(asked.own(0)[-1]) + 1 :]
     prompt = invited[len(closing) :] if invited.startswith(closing) else _added(without.text, asked.text)
@@ -199,7 +199,7 @@ def _common(one: str, other: str) -> str:
 
 
 def _added(without: str, text: str) -> str:
-    """What the generation prompt adds to a text; some templates leave out the end of a text for it."""
+    """The text that the generation prompt adds; some templates leave out the end of the text before it."""
     if text.startswith(without):
         return text[len(without) :]
     same = next((place for place, (one, other) in enumerate(zip(without, text, strict=False)) if one != other), 0)

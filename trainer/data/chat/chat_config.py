@@ -26,8 +26,8 @@ class ChatConfig:
     ...: docs/chat.md), or several by their names (``{default: ..., tool_use: ...}``). Null takes the tokenizer's own,
     or ChatML with a warning if it has none."""
     template_name: str | None = None
-    """Which of several templates is taken, such as rag; null takes ``tool_use`` for rows with tools where there is one,
-    else ``default``, as transformers does."""
+    """Name of the template to take among several, such as rag; null takes ``tool_use`` for rows with tools where there
+    is one, else ``default``, as transformers does."""
     template_args: dict[str, Any] = field(default_factory=dict)
     """Further variables of the template, such as ``enable_thinking``; a row's own stand in its column
     ``template_args``."""
@@ -37,24 +37,24 @@ class ChatConfig:
     roles: list[str] = field(default_factory=list)
     """Roles that are learnt with ``loss=roles``, by the names of the rows (human) or of the template (user)."""
     system: str | None = None
-    """Message of the system for conversations that have none."""
+    """System message for conversations that have none."""
     tools: list[Any] = field(default_factory=list)
     """Tools for rows without a column ``tools``: JSON schemas, or dotted paths of Python functions with type hints and
-    a docstring in Google's style, of which transformers makes them."""
+    a docstring in Google's style, from which transformers makes the schemas."""
     tool_arguments: Literal["object", "text"] = "object"
     """How templates get the arguments of calls; text suits templates that join them to other texts."""
     role_names: dict[str, str] = field(default_factory=dict)
     """Role in the data -> role that the template knows, beside the usual ones (human, gpt, ai, bot, observation,
-    OpenAI's former function ...). ``{narrator: narrator}`` lets a role be read that nothing else is known of."""
+    OpenAI's former function ...). ``{narrator: narrator}`` admits a role that is not known otherwise."""
     control_tokens: list[str] = field(default_factory=list)
     """Tokens that are added to the tokenizer as special ones; with ``model.weights``, the model then needs
     ``model.resize_embeddings``. Those of a template that is named are added with it."""
     stop_tokens: list[str] = field(default_factory=list)
-    """Tokens that end a turn, if the template does not show them: also those that begin the next turn."""
+    """Tokens that end a turn, if the template does not show them; they may also be tokens that begin the next turn."""
     unusable: Literal["refuse", "leave_out"] = "refuse"
     """Treatment of rows whose labels cannot be determined exactly: they end the run, or are left out and counted."""
     unseen: Literal["refuse", "allow"] = "refuse"
-    """Rows with a message, or with tools, that the template leaves out are not usable; allow learns them so."""
+    """Treatment of rows with a message or tools that the template leaves out: unusable, or trained on without them."""
     too_long: Literal["cut", "drop", "refuse"] = "cut"
     """Rows of more than ``data.block_size`` tokens are cut at the end, dropped, or refused; each is counted."""
     learn_empty_thinking: bool = False

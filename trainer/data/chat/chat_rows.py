@@ -1,4 +1,4 @@
-"""Samples made of chat conversations: their tokens, with labels only on the tokens to train on."""
+"""Training samples for chat data: the tokens of a conversation, with labels only on the tokens to train on."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from .traced_template import Turn, traced_rendering, tracing_template
 from .traced_text import ELSEWHERE, Mark, Traced
 
 NAMES = ("role", "name")
-"""Fields of a message that say whose it is."""
+"""Fields of a message that name its author."""
 TEMPLATE = f"{KEY}.template"
 FAILURES = (
     *(TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError),
@@ -42,14 +42,14 @@ class ChatText:
     message: np.ndarray
     """Message that it was copied from; ``ELSEWHERE`` for tools and such, ``ELSEWHERE - 1`` for the template's own."""
     spoken: np.ndarray
-    """Whether it was copied from what the message says, not from its role."""
+    """Whether it was copied from the content of the message, not from its role or name."""
     generated: np.ndarray
     """Whether it stands in a block ``{% generation %}``."""
     shown: frozenset[tuple[int, str]]
     """Messages and their fields of which the text shows anything; tools and documents are fields of ``ELSEWHERE``."""
 
     def own(self, number: int) -> np.ndarray:
-        """Places of the characters that are copied from what a message says."""
+        """Places of the characters that are copied from the content of a message."""
         return np.flatnonzero((self.message == number) & self.spoken)
 
     @cached_property
@@ -62,7 +62,10 @@ class ChatTemplate:
     """The template, or templates, of a tokenizer."""
 
     def __init__(self, tokenizer: Any, config: ChatConfig) -> None:
-        """``tokenizer``: with its ``chat_template``."""
+        """
+        Args:
+            tokenizer: has one or several templates in ``chat_template``.
+        """
         self.tokenizer, self.config = tokenizer, config
         self.today = datetime.date.fromisoformat(config.date)
 

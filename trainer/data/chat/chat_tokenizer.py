@@ -27,7 +27,7 @@ def chat_tokenizer(given: Given, chat: ChatConfig, texts: Callable[[], Iterable[
     """The tokenizer that the recipe names, that of the weights, or one trained on the train conversations.
 
     Args:
-        texts: gives what a tokenizer is trained on; None takes what the conversations of the rows say.
+        texts: gives the texts to train a tokenizer on; None takes the texts in the conversations of the rows.
 
     Raises:
         UserError: there is none, or its template is not usable.
@@ -84,7 +84,7 @@ def control_tokens(chat: ChatConfig, template: str | Mapping[str, str]) -> list[
 
 
 def _add_ends(tokenizer: Any) -> None:
-    """Give a tokenizer without ``bos_token`` or ``eos_token`` that of the named template, which writes it."""
+    """Set a missing ``bos_token`` or ``eos_token`` to the one that the named template writes."""
     for named in named_among(tokenizer.chat_template):
         for name, token in (("bos_token", named.bos), ("eos_token", named.eos)):
             if token is not None and getattr(tokenizer, name) is None:
@@ -125,7 +125,7 @@ def chat_vocabulary(tokenizer: Any, chat: ChatConfig | None) -> Vocabulary:
 
 
 def texts_of_chats(rows: Any, chat: ChatConfig) -> Iterator[str]:
-    """What messages, tools and documents of the rows say, to train a tokenizer on."""
+    """The texts in messages, tools and documents of the rows, to train a tokenizer on."""
     from .conversation import conversation_of
 
     present = [name for name in COLUMNS if name in rows.column_names]

@@ -1,4 +1,4 @@
-"""Check ``data.chat`` of a recipe without reading its data: template, tools, tokenizer, end of answers."""
+"""Check ``data.chat`` of a recipe before its data is prepared: template, tools, tokenizer, stop token, first rows."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def conversation_of(
         system: begins conversations that have no message of the system.
         tools: JSON schemas for rows without their own.
         arguments_as_text: give templates the arguments of calls as JSON text, not as an object.
-        roles: names of roles that differ -> roles that templates know, beside those that are known (``roles.py``).
+        roles: role names in the data -> roles that templates know, in addition to those in ``roles.py``.
 
     Raises:
         ValueError: it holds none; the message says why.

@@ -1,4 +1,4 @@
-"""Samples of conversations with images, for models in which each image takes the place of some tokens."""
+"""Training samples for chats with images, for models that represent each image by a number of tokens."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 OF_TEXTS = ("input_ids", "attention_mask", "token_type_ids", "labels")
-"""Arrays of a processor that are not of images."""
+"""Outputs of a processor that belong to the text, not to the images."""
 
 
 class PicturedChats(Chats):

@@ -1,6 +1,6 @@
 """Read one message of a conversation, in OpenAI's form (with the new or the old form of tool calls) or in ShareGPT's.
 
-A message that says nothing under a name that is known is refused, so that no model learns to say nothing.
+A message without any known content field is refused, so that no model is trained to give empty answers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ REASONING = ("reasoning_content", "thinking", "reasoning")
 CALL = "function_call"
 """OpenAI's former name of a message's only call."""
 DEEPEST = 100
-"""Lists and objects inside each other that a row may hold."""
+"""Greatest depth of lists and objects inside each other in a row."""
 
 
 def message_of(given: Any, number: int, arguments_as_text: bool, roles: Mapping[str, str] | None) -> Message:
@@ -27,10 +27,10 @@ def message_of(given: Any, number: int, arguments_as_text: bool, roles: Mapping[
     Args:
         number: its place in the conversation, from 1 on.
         arguments_as_text: give templates the arguments of calls as JSON text, not as an object.
-        roles: names of roles that differ -> roles that templates know, beside those that are known (``roles.py``).
+        roles: role names in the data -> roles that templates know, in addition to those in ``roles.py``.
 
     Raises:
-        ValueError: it is no message, or says nothing under a known name.
+        ValueError: it is no message, or has no known content field.
     """
     where = f"message {number}"
     if not isinstance(given, Mapping):
@@ -119,7 +119,7 @@ def read_json(text: str, what: str) -> Any:
     """The value of a JSON text; None if it is empty.
 
     Args:
-        what: what it is, in the plural.
+        what: name of the text for the error message, in the plural.
 
     Raises:
         ValueError: it is no JSON, or nested too deeply.
@@ -135,10 +135,10 @@ def read_json(text: str, what: str) -> Any:
 
 
 def refuse_deep(value: Any, what: str, depth: int = 0) -> None:
-    """Refuse lists and objects inside each other that nothing could follow.
+    """Refuse a value that is nested too deeply.
 
     Raises:
-        ValueError: there are more than ``DEEPEST``.
+        ValueError: more than ``DEEPEST`` lists or objects stand inside each other.
     """
     if depth > DEEPEST:
         raise ValueError(f"{what} are nested too deeply: more than {DEEPEST} lists or objects stand inside each other")

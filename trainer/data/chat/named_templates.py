@@ -26,9 +26,9 @@ class NamedTemplate:
     tokens: tuple[str, ...]
     """Control tokens that the text holds."""
     bos: str | None
-    """What the text means by ``bos_token``; None if it does not use it."""
+    """The token that the text calls ``bos_token``; None if it does not use one."""
     eos: str | None
-    """What the text means by ``eos_token``; None if it does not use it."""
+    """The token that the text calls ``eos_token``; None if it does not use one."""
 
 
 @cache
@@ -52,7 +52,7 @@ def named_template(name: str) -> NamedTemplate:
 
 
 def named_among(template: str | Mapping[str, str]) -> Iterator[NamedTemplate]:
-    """Those that a tokenizer's template is, or has among several."""
+    """The named templates that are equal to a tokenizer's template, or to one of several."""
     texts = [template] if isinstance(template, str) else list(template.values())
     for name in template_names():
         if (named := named_template(name)).text in texts:

@@ -24,7 +24,7 @@ RGB = 3
 
 
 def pictures_of(conversation: Conversation, row: Mapping[str, Any]) -> list[Any]:
-    """What a row holds of each image in its messages: paths, bytes, or Pillow images.
+    """The images of a row's messages in order, as the row stores them: paths, bytes, or Pillow images.
 
     Raises:
         ValueError: an image is missing, is left over, or is an address.
@@ -60,8 +60,8 @@ class PictureEncoder(ChatEncoder):
     def __init__(self, processor: Any, tokenizer: Any, config: ChatConfig, longest: int) -> None:
         """
         Args:
-            processor: of transformers, for images and texts.
-            tokenizer: the one in it, with the template.
+            processor: a processor of transformers for images and texts.
+            tokenizer: the tokenizer of this processor, with the chat template.
             longest: tokens of the longest conversation; an image is never cut.
         """
         super().__init__(tokenizer, config)
@@ -77,7 +77,7 @@ class PictureEncoder(ChatEncoder):
             raise ValueError(f"its messages hold {many} ({self.processor.image_token})")
         if not pictures:
             return encoded
-        whole = _expanded(encoded, places, [self.tokens_of(picture) for picture in pictures])
+        whole = _expanded(encoded, places, [self.tokens_of(image) for image in pictures])
         if not self._compared:
             self._compare(encoded.text, pictures, whole)
         if (last := int(np.flatnonzero(whole.input_ids == self.token)[-1])) >= self.longest:
@@ -93,9 +93,9 @@ class PictureEncoder(ChatEncoder):
         found = conversation_of(row, self.config.system, self.tools, roles=self.config.role_names)
         return [opened_image(stored, RGB) for stored in pictures_of(found, row)]
 
-    def tokens_of(self, picture: Any) -> np.ndarray:
+    def tokens_of(self, image: Any) -> np.ndarray:
         """The tokens that an image stands for (int64)."""
-        return self._processed(self.processor.image_token, [picture])
+        return self._processed(self.processor.image_token, [image])
 
     def _processed(self, text: str, pictures: Sequence[Any]) -> np.ndarray:
         made = self.processor(text=[text], images=[list(pictures)], add_special_tokens=False)
@@ -108,7 +108,7 @@ class PictureEncoder(ChatEncoder):
 
 
 def _expanded(encoded: EncodedChat, places: np.ndarray, tokens: Sequence[np.ndarray]) -> EncodedChat:
-    """A conversation in which each image's one token is replaced by the image's tokens."""
+    """The conversation in which each placeholder token is replaced by the tokens of its image."""
     sizes = np.ones(len(encoded.input_ids), np.int64)
     sizes[places] = [len(each) for each in tokens]
     begins = np.cumsum(sizes) - sizes

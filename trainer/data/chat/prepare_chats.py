@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("trireme.data")
 VERSION = 4
-"""Raised when other tokens or labels are made of the same rows."""
+"""Version of the encoding; a release that encodes the same rows differently increases it."""
 DIGEST = "digest.txt"
 """File beside encoded rows with a digest of their tokens and labels."""
 NUMBERS = ("length", "learnt", "first", "stop")
 """Numbers of a row: tokens; labels; place of the first label, and of the first stop token that is learnt (or -1)."""
 PLACE = "place"
-"""Column with the number of the row that something was made of."""
+"""Column with the number of the row from which a sample was made."""
 LATER = ("unusable", "too_long")
-"""Options that only tell what happens with encoded rows."""
+"""Options that apply to encoded rows, so the encoding does not depend on them."""
 
 
 def made_chats(chats: Chats, rows: Dataset, name: str, key: str) -> MadeRows:
@@ -192,7 +192,7 @@ def no_stop(block_size: int) -> Problem:
 
 
 def reasons_of(reasons: np.ndarray, wrong: np.ndarray, most: int = 3) -> str:
-    """Reasons with how often they occur, and the first row of each."""
+    """The most frequent reasons, how often each occurs, and its first row."""
     first: dict[str, int] = {}
     for place in np.flatnonzero(wrong):
         first.setdefault(reasons[place], int(place))
@@ -202,13 +202,13 @@ def reasons_of(reasons: np.ndarray, wrong: np.ndarray, most: int = 3) -> str:
 
 
 def counted_notes(encoded: Dataset, kept: np.ndarray) -> Counter[str]:
-    """Notes of the rows that are kept (column ``notes``) -> rows that have it."""
+    """Each note of the kept rows (column ``notes``) -> number of rows that have it."""
     table: Any = encoded.select_columns(["notes"]).with_format("arrow")[:]
     notes = table.column("notes").to_pylist()
     return Counter(note for place in np.flatnonzero(kept) for note in dict.fromkeys(notes[place] or ()))
 
 
 def short_row(row: Any, most: int = 300) -> str:
-    """A row in a message."""
+    """A row as a short text for messages."""
     text = ", ".join(f"{name}: {value}" for name, value in row.items() if value is not None).replace(MARK, "")
     return text if len(text) <= most else f"{text[: most - 3]}..."

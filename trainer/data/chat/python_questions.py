@@ -33,7 +33,7 @@ KINDS = {
     "purpose": ("What does {module}.{name} do?", "What is {name} of {module} for?"),
     "call": ("How is {module}.{name} called?", "Which arguments does {name} of {module} take?"),
 }
-"""What is asked, in several ways."""
+"""Kinds of questions, each in several wordings."""
 ANSWERS = {"module": "from {module} import {name}", "purpose": "{purpose}", "call": "{name}({arguments})"}
 LOOKS_UP = "trireme.trainer.data.chat.python_questions.look_up"
 """Dotted path of the tool."""
@@ -42,7 +42,7 @@ LOOK_UP = ("Look up {module}.{name}.", "Please look for {name} in {module}.")
 
 @dataclass(frozen=True)
 class Function:
-    """A function with what is said of it."""
+    """A public function of the standard library, and the first line of its documentation."""
 
     module: str
     name: str
@@ -68,7 +68,7 @@ class PythonQuestions:
     modules: list[str] | None = None
     """Modules whose functions are asked for; null takes those that are written in Python and well described."""
     longest: int = 70
-    """Most characters of what is said of a function."""
+    """Functions whose arguments or purpose have more characters than this are left out."""
 
     @property
     def asked(self) -> list[str]:
@@ -128,7 +128,7 @@ def _source(module: str) -> Path:
 
 
 def _chats(function: Function, number: int) -> Iterator[list[Message]]:
-    """All conversations about a function; ``number`` chooses the ways to ask where there is one of several."""
+    """All conversations about a function; ``number`` chooses a wording where only one of several is used."""
     single = [_asked(function, kind, way) for kind, ways in KINDS.items() for way in range(len(ways))]
     yield from single
     first, second = list(KINDS)[number % 3], list(KINDS)[(number + 1) % 3]

@@ -1,4 +1,4 @@
-"""Understand the names that data sets give to the roles of a conversation, and find roles that nothing is known of."""
+"""Map role names in chat data (``human``, ``gpt`` ...) to the roles that templates know, and find unknown roles."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ ROLES = {
 """Names of roles in published data (ShareGPT, OpenAssistant, Cohere, Gemini, ms-swift ...), and OpenAI's former one ->
 roles that templates know."""
 CALLS = ("function_call", "tool_call")
-"""Names among them of a call that stands in the content."""
+"""Role names of messages whose content is a tool call."""
 KNOWN = ("system", "developer", "user", "assistant", "tool", "ipython")
 """Roles that templates know. Of others, a template knows those that it names."""
 
 
 def role_of(name: str, own: Mapping[str, str] | None = None) -> str:
-    """The role that templates know by another name; names that nothing is known of stay as they are.
+    """The role that templates know, for a role name in the data; an unknown name is returned unchanged.
 
     Args:
-        own: names -> roles, of the recipe (``data.chat.role_names``).
+        own: names -> roles from the recipe (``data.chat.role_names``), which take precedence.
     """
     if own and name in own:
         return own[name]
@@ -44,12 +44,12 @@ def role_of(name: str, own: Mapping[str, str] | None = None) -> str:
 
 
 def is_call(name: str) -> bool:
-    """Whether a role is that of a call."""
+    """Whether the messages of a role are tool calls."""
     return _plain(name) in CALLS
 
 
 def _plain(name: str) -> str:
-    """A name as this file writes it: data sets have ``User``, ``CHATBOT`` and ``function-call`` too."""
+    """A name in the spelling of this file; data sets also write ``User``, ``CHATBOT`` and ``function-call``."""
     return name.strip().lower().replace("-", "_")
 
 

@@ -1,4 +1,4 @@
-"""Filters of chat templates in which texts stay traced: every character still knows which message it comes from."""
+"""Jinja filters for chat templates that keep the record of which message each character comes from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .traced_text import Traced, formatted, joined, json_text
 
 
 def traced_filters(plain: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
-    """The filters of an environment, traced."""
+    """The filters of a Jinja environment, changed so that they keep this record."""
     own = {"tojson": json_text, "join": _join, "indent": _indent, "format": _format}
     return {**{name: _followed(name, function) for name, function in plain.items()}, **own}
 

@@ -33,7 +33,7 @@ class Turn(dict[str, Any]):
 
 
 class Place:
-    """Message at which a template stands while it is rendered."""
+    """The place of a template during rendering: the message that it writes, and the loops around it."""
 
     def __init__(self) -> None:
         self.turn: int | None = None
@@ -52,7 +52,7 @@ class Place:
             self.outer[-1], self.turn = (self.turn, True), item.number
 
     def assigned(self, value: Any) -> None:
-        """A variable is set: loops over numbers take their message by it."""
+        """A variable is set. Loops over indices choose their message in this way."""
         if isinstance(value, Turn) and self.outer and not any(over_messages for _, over_messages in self.outer):
             self.turn = value.number
 

@@ -207,11 +207,11 @@ def json_text(
 def traced_through(
     write: Callable[[Any], str], value: Any, template: str = "", change: Callable[[Traced], Traced] = lambda text: text
 ) -> str:
-    """What ``write`` makes of a value, in which the texts stay traced.
+    """The text that ``write`` makes from a value, in which the texts of the value stay traced.
 
     Args:
-        template: the text into which it writes them, if any.
-        change: what it does to each text.
+        template: the pattern into which ``write`` inserts the texts, if any.
+        change: the change that ``write`` makes to each text, such as escaping.
 
     Raises:
         ValueError: the template comes from a message itself.

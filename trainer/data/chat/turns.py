@@ -17,7 +17,7 @@ from .roles import role_of, unknown_role
 from .token_offsets import Control, Encoder, Encoding
 
 EMPTY_THINKING = re.compile(r"\s*(?:<(think|thinking|thought)>\s*</\1>|\[(THINK)\]\s*\[/\2\])\s*")
-"""What templates write themselves before an answer without thinking."""
+"""Empty thinking tags, which templates write before an answer without thinking."""
 
 
 class Region(NamedTuple):
@@ -39,10 +39,10 @@ class Chat(NamedTuple):
 
 
 class Learnt(NamedTuple):
-    """What is learnt of a conversation."""
+    """The part of a conversation to train on."""
 
     characters: np.ndarray
-    """Which characters of its text."""
+    """For each character of the text, whether it is trained on."""
     stops: set[int]
     """Places of the tokens among them that end turns."""
     turns: int
@@ -50,16 +50,16 @@ class Learnt(NamedTuple):
 
 
 class Turns:
-    """Finds what is learnt in texts of one tokenizer's templates."""
+    """Finds the characters to train on, in texts that were rendered by a tokenizer's templates."""
 
     def __init__(self, template: ChatTemplate, encoder: Encoder, config: ChatConfig) -> None:
         self.encoder, self.config, self.forms = encoder, config, Forms(template, encoder, config)
 
     def learnt(self, conversation: Conversation, text: ChatText, encoding: Encoding) -> Learnt:
-        """What is learnt of a conversation.
+        """Find the part of a conversation to train on.
 
         Raises:
-            ValueError: they cannot be told exactly.
+            ValueError: it cannot be determined exactly.
         """
         chat = Chat(conversation, text, encoding, self.forms.of(conversation))
         if self.config.loss == "all":
@@ -200,7 +200,7 @@ class Turns:
 
 
 def _outside(part: str, start: int, controls: list[Control]) -> Iterator[str]:
-    """What a text that begins at ``start`` holds between control tokens."""
+    """The pieces between control tokens of a text that begins at ``start``."""
     place = start
     for each in controls:
         if each.start >= start + len(part):
