@@ -1,4 +1,4 @@
-"""Read an adapter checkpoint to export it: build its model on the meta device, or merge its adapters."""
+"""Read an adapter checkpoint for export: build its model on the meta device, or merge the adapters into the base."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Map the tokens of a text to its characters, and selected characters to the tokens that consist exactly of them."""
+"""Find which characters each token of a text covers, and label exactly the tokens that cover selected characters."""
 
 from __future__ import annotations
 

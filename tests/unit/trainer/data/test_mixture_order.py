@@ -1,4 +1,4 @@
-"""A mixture meets its shares in every window of samples to within one or two samples.
+"""In every window of samples, a mixture of data sources is within one or two samples of its configured shares.
 
 The source and the sample at any position can be computed without those before it.
 """
