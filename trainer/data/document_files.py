@@ -124,8 +124,8 @@ def kind_of(value: Any) -> str:
 
 
 def half_character(text: str) -> str:
-    """The problem of a text with half of a surrogate pair, which JSON and some codecs can spell and no file can hold;
-    empty if there is none."""
+    """A clause on half of a surrogate pair in a text, which JSON and some codecs allow but UTF-8 cannot encode; empty
+    if there is none."""
     if text.isascii():
         return ""
     try:
@@ -138,7 +138,7 @@ def half_character(text: str) -> str:
 
 
 def _encodable(texts: Iterable[str], path: str) -> Iterator[str]:
-    """The same texts; one that no file can hold is refused."""
+    """Pass the texts on, and refuse one that UTF-8 cannot encode."""
     for number, text in enumerate(texts, start=1):
         if half := half_character(text):
             raise UserError(
@@ -184,7 +184,7 @@ def json_rows(path: str, encoding: str) -> Iterator[tuple[str, Any]]:
 
 
 def _one_object(line: str, rest: str, path: str, lines_before: int) -> Any:
-    """A file that is one object over several lines; if it is none, the first line is at fault."""
+    """Parse a file that is one object over several lines; if it is none, report an error in its first line."""
     try:
         json.loads(line + rest)
     except (ValueError, RecursionError):
@@ -220,7 +220,7 @@ def _parse_json(text: str, path: str, lines_before: int) -> Any:
 
 
 class _KeyTwice(ValueError):
-    """An object of JSON has two keys of one name."""
+    """A JSON object has the same key twice."""
 
 
 def _with_keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -102,7 +102,7 @@ class DocumentSource:
 
     @property
     def skipped(self) -> int:
-        """Files of the last load that could not be decoded."""
+        """Number of files of the last load that could not be decoded."""
         return getattr(self.source, "skipped", 0)
 
     @property
@@ -208,7 +208,7 @@ def sources(
         key: where the train source stands in the recipe.
 
     Raises:
-        UserError: a source does not keep its contract; with the problems of both.
+        UserError: a source does not keep its contract; the error lists the problems of both.
     """
     opened, problems = [], []
     for where, component in ((key, source), (EVAL_SOURCE, eval_source)):

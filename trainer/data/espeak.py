@@ -65,9 +65,9 @@ class SynthesisedSpeech:
         self.look()
         said = [self._text(number) for number in range(self.count)]
         with ThreadPoolExecutor() as pool:
-            sounds = list(pool.map(_synthesised, said))
+            clips = list(pool.map(_synthesised, said))
         columns = {
-            "audio": [{"bytes": sound, "path": None} for sound in sounds],
+            "audio": [{"bytes": clip, "path": None} for clip in clips],
             "text": [one["text"] for one in said],
             "label": [one["text"].split()[0] for one in said],
         }
@@ -86,7 +86,7 @@ class SynthesisedSpeech:
         return hash_json(["espeak-ng", 1, asdict(self)])
 
     def _text(self, number: int) -> dict[str, Any]:
-        """Text number ``number``, and how it is said."""
+        """Text number ``number``, with its voice, speed and pitch."""
         from .base_collator import draws
 
         numbers = draws(self.seed, number, "speech")

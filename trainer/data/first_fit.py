@@ -4,7 +4,7 @@ Documents are placed in order of decreasing length, each into the first bin with
 are interchangeable, so they are placed together: the first bin takes as many as fit, then the next bin. Neighbouring
 bins with the same content are stored as one run. The cost therefore grows with the number of different lengths and
 hardly with the number of documents: millions are packed in milliseconds. ``document_bins.py`` later decides which
-documents take the places.
+document goes to which of these places.
 
 First-fit-decreasing needs at most about 11/9 of the smallest possible number of bins (Johnson, "Near-optimal bin
 packing algorithms", 1973).
@@ -72,7 +72,7 @@ class FirstFit:
     def _split(
         self, fitting: np.ndarray, each: np.ndarray, places: np.ndarray, count: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Cut the last of the ``fitting`` runs into bins that take all they can, one with the rest, others."""
+        """Split the last of the ``fitting`` runs: bins that are filled, one that takes the rest, bins that get none."""
         run, most, place = int(fitting[-1]), int(each[-1]), int(places[-1])
         full, rest = divmod(count - place, most)
         sizes = [full, 1 if rest else 0, int(self._size[run]) - full - (1 if rest else 0)]
@@ -125,7 +125,7 @@ class FirstFit:
 
 
 def _times(size: int, place: int, times: int) -> np.ndarray:
-    """How often each of ``size`` items is repeated: the one at ``place`` ``times``, the others once."""
+    """Repetitions of each of ``size`` items: ``times`` for the item at ``place``, and 1 for the others."""
     counts = np.ones(size, np.int64)
     counts[place] = times
     return counts

@@ -1,4 +1,4 @@
-"""Read rows of tables that a check looks at: all of small files, else the beginning of the first file."""
+"""Read the rows that ``trireme check`` examines: all rows of small files, else the first rows of the first file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .json_rows import objects_of_json
 SMALL = 8 << 20
 """Total bytes of files up to which all rows are read."""
 HEAD = 20
-"""Rows that are read of larger files."""
+"""Number of rows that are read from larger files."""
 
 
 def first_rows(files: Sequence[str], format: Format) -> Iterator[tuple[str, dict[str, Any]]]:

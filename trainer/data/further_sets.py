@@ -1,4 +1,4 @@
-"""Prepare the data sets that a run evaluates on: the held-out set, those in ``data.eval_sets``, and the test set.
+"""Prepare the evaluation sets of a run other than the held-out set: those in ``data.eval_sets``, and the test set.
 
 Each set is prepared on its own when it is first used. These sets never change the training data.
 """
@@ -34,7 +34,7 @@ Source = TypeVar("Source", bound=DocumentSource)
 
 
 def prefix_of(name: str) -> str:
-    """Prefix of the names of a set's metrics."""
+    """Prefix of the names of a set's metrics, such as ``eval_``; also for the held-out set."""
     return {HELD_OUT: "eval_", TEST: "test_"}.get(name, f"eval_{name}_")
 
 

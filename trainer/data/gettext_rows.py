@@ -89,7 +89,7 @@ def catalogues(language: str, roots: Sequence[str]) -> list[Path]:
 
 
 def catalogue(path: Path) -> Iterator[tuple[str, str]]:
-    """Messages and translations of one file; of a message with a plural, the singular.
+    """Messages and translations of one file; a message with a plural form gives its singular.
 
     Raises:
         UserError: the file is no catalogue.

@@ -1,4 +1,4 @@
-"""Samples of images with a label, for classification or regression."""
+"""Convert rows of labelled images to samples (pixel values and a label), for classification or regression."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def picture_sizes(pictures: Sequence[Any]) -> dict[str, list[float]]:
 
 
 def pixel_values(processor: Any, image: Image) -> np.ndarray:
-    """What the processor makes of an image: float32 [channels, height, width]."""
+    """The pixel values that the processor computes from an image: float32 [channels, height, width]."""
     return np.asarray(processor(images=image, return_tensors="np")["pixel_values"][0], np.float32)
 
 
 def opened_image(stored: Any, channels: int) -> Image:
-    """The image of stored bytes, of a path, or of Pillow, upright and with so many colour channels.
+    """Open an image given as bytes, path or Pillow image, turn it upright, and convert it to so many colour channels.
 
     Raises:
         ValueError: it is no image.
@@ -89,7 +89,7 @@ def opened_image(stored: Any, channels: int) -> Image:
 
 
 def on_white(image: Image) -> Image:
-    """An image with transparent parts on white paper; others as they are."""
+    """An image whose transparent parts are replaced by white; other images are unchanged."""
     from PIL import Image
 
     if not image.has_transparency_data:

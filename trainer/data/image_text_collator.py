@@ -1,6 +1,6 @@
 """Collator for pairs of images and texts (captions), for models that read both, such as CLIP.
 
-Texts are padded to one number of tokens, and images are augmented in training.
+Texts are padded to the same number of tokens, and images are augmented in training.
 """
 
 from __future__ import annotations

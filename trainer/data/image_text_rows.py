@@ -1,4 +1,4 @@
-"""Samples of images with captions, for models that compare the two and for models that write the text."""
+"""Convert rows of images with captions to samples, for contrastive models and for models that generate the caption."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .text_values import vocabulary_of
 PICTURES = ("pixel_values", "flattened_patches", "attention_mask", "pixel_mask")
 """Arrays that image processors make of an image."""
 IMAGE_TOKENS = ("image_token_id", "image_token_index")
-"""Configuration fields of models that have images in the place of tokens."""
+"""Configuration fields of models whose token sequence contains placeholder tokens for the image."""
 
 
 class CaptionedImages(Samples):
-    """An image and its caption, for models that see both."""
+    """An image and its caption, for models that read both."""
 
     columns: ClassVar[dict[str, bool]] = {"image": True, "text": True}
     unit = "images"
@@ -55,7 +55,7 @@ class CaptionedImages(Samples):
 
 
 class WrittenCaptions(CaptionedImages):
-    """An image and the caption that a model writes of it, with the token that ends it."""
+    """An image, and the caption that the model learns to generate, with an end token."""
 
     made_of: ClassVar[dict[str, str]] = {"pixel_values": "image", "labels": "text"}
 
@@ -70,8 +70,8 @@ class WrittenCaptions(CaptionedImages):
         if not row["text"]:
             raise ValueError("it has no text")
         tokenizer = self.processor.tokenizer
-        picture = opened_image(row["image"], self.channels)
-        seen = self.processor.image_processor(images=picture, return_tensors="np")
+        image = opened_image(row["image"], self.channels)
+        seen = self.processor.image_processor(images=image, return_tensors="np")
         seen = seen if isinstance(seen, Mapping) else {"pixel_values": seen}
         found = {name: plain(value[0]) for name, value in seen.items() if name in PICTURES}
         if self.among and found["pixel_values"].ndim == 3:
@@ -80,13 +80,13 @@ class WrittenCaptions(CaptionedImages):
 
 
 def plain(value: Any) -> np.ndarray:
-    """Numbers as float32, whole ones as int64."""
+    """An array as float32, or as int64 if it holds integers."""
     array = np.asarray(value)
     return array.astype(np.float32 if np.issubdtype(array.dtype, np.floating) else np.int64)
 
 
 class ImageAndText:
-    """An image processor and a tokenizer, saved side by side as transformers' processors of both are."""
+    """An image processor and a tokenizer, saved into one folder like a combined processor of transformers."""
 
     def __init__(self, image_processor: Any, tokenizer: Any) -> None:
         self.image_processor, self.tokenizer = image_processor, tokenizer

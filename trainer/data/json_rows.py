@@ -17,7 +17,7 @@ PATHS = "data.source.paths"
 
 
 def rows_of_json(files: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The rows of all files, with the same columns in each; what a row lacks is None.
+    """The rows of all files, with the same columns in each; a column that a row lacks is None.
 
     Raises:
         UserError: a file cannot be read, or holds something else than rows.

@@ -1,4 +1,4 @@
-"""Find the labels in a column of a data set, and whether they are classes, sets of classes, or numbers.
+"""Determine whether a label column holds one class, several classes or a number per row, and encode the labels.
 
 The rule is the same for texts, images and audio. Numbers with a fraction are regression targets, lists are several
 classes per row, and everything else is one class per row.

@@ -104,7 +104,7 @@ class LatentCollator(Collator):
             yield tokens[places], places, labels[prefix:]
 
     def _drawn(self, sample: Sample, length: int) -> slice:
-        """A window of drawn length at a drawn place."""
+        """A window of random length at a random position."""
         most = min(self.longest_prefix or 0, max(length - self.latents, 0))
         drawn = draws(self.seed, sample["position"], "prefix")
         prefix = int(drawn.integers(min(self.shortest_prefix, most), most, endpoint=True))
@@ -116,7 +116,7 @@ class LatentCollator(Collator):
         return slice(max(length - self.latents - prefix, 0), length)
 
     def _kept(self, prefix: int) -> int:
-        """Tokens that are left of a prefix."""
+        """Number of tokens of a prefix that remain after dropout."""
         return prefix - int(prefix * self.prefix_dropout)
 
 

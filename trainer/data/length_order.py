@@ -44,7 +44,7 @@ class LengthOrder(EpochOrder):
 
     def _window(self, epoch: int, window: int) -> tuple[int, np.ndarray]:
         """First position of a window, and the samples of its positions. Steps begin at multiples of the batch size in
-        the endless stream, so the first and the last step of a pass may belong to it in part."""
+        the endless stream, so only a part of the first and of the last step may belong to this pass."""
         begin, end = epoch * self.size, (epoch + 1) * self.size
         number = begin // self.step + window * self.steps  # of the first step
         edges = np.clip(np.arange(number, number + self.steps + 1) * self.step, begin, end)

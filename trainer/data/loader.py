@@ -60,7 +60,7 @@ class Batcher:
 
 
 class Positioned(Dataset[Sample]):
-    """A data set whose samples are asked for by (position, index), and bear both."""
+    """A data set whose samples are requested by (position, index), and contain both numbers."""
 
     def __init__(self, dataset: Dataset[Sample]) -> None:
         self.dataset = dataset

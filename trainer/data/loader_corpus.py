@@ -1,4 +1,7 @@
-"""The corpus of a user's own data loader (``data.loader``), which gives finished samples: texts or any other data."""
+"""Give a user's own data loader (``data.loader``) the interface of a corpus, so that a run trains on its samples.
+
+The loader gives finished samples, of texts or any other data.
+"""
 
 from __future__ import annotations
 

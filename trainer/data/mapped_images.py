@@ -1,4 +1,4 @@
-"""Samples for semantic segmentation: an image, and a map of the same size that holds a class number for each pixel."""
+"""Convert rows for semantic segmentation to samples: an image, and a map with a class number for each pixel."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .samples import Given, Samples
 
 
 class MappedImages(Samples):
-    """An image and its map. Classes are called by ``data.labels``, else by their numbers."""
+    """An image and its map. Classes have the names in ``data.labels``, else their numbers."""
 
     columns: ClassVar[dict[str, bool]] = {"image": True, "map": True}
     unit = "images"
@@ -27,23 +27,23 @@ class MappedImages(Samples):
 
     def __init__(self, given: Given) -> None:
         self.processor, self.channels = image_processor(given), channels_of(vision_part(given.model))
-        self.cuts = "segmentation_maps" in inspect.signature(self.processor.preprocess).parameters
+        self.resizes_maps = "segmentation_maps" in inspect.signature(self.processor.preprocess).parameters
         names = given.config.labels or [str(number) for number in range(_classes(given))]
         self.facts = Facts(None, tuple(names))
 
     def sample(self, row: dict[str, Any]) -> Sample:
-        picture, numbers = opened_image(row["image"], self.channels), _numbers(row["map"])
-        if numbers.shape != (picture.height, picture.width):
+        image, numbers = opened_image(row["image"], self.channels), _numbers(row["map"])
+        if numbers.shape != (image.height, image.width):
             raise ValueError(f"its map of {numbers.shape} pixels is not of the size of its image")
         known = numbers < len(self.facts.labels)
         if not (known | (numbers == NO_CLASS)).all():
             wrong = int(numbers[~known & (numbers != NO_CLASS)][0])
             raise ValueError(f"its map has a {wrong}, but there are {len(self.facts.labels)} classes")
-        if self.cuts:
-            made = self.processor(images=picture, segmentation_maps=numbers, return_tensors="np")
+        if self.resizes_maps:
+            made = self.processor(images=image, segmentation_maps=numbers, return_tensors="np")
             pixels, labels = made["pixel_values"][0], made["labels"][0]
         else:
-            pixels = pixel_values(self.processor, picture)
+            pixels = pixel_values(self.processor, image)
             size = pixels.shape[2], pixels.shape[1]
             labels = np.asarray(Image.fromarray(numbers).resize(size, Image.Resampling.NEAREST))
         return {"pixel_values": np.asarray(pixels, np.float32), "label": np.asarray(labels, np.int64)}
@@ -56,7 +56,7 @@ class MappedImages(Samples):
 
 
 def _numbers(stored: Any) -> np.ndarray:
-    """The map of stored bytes: whole numbers [height, width]."""
+    """The class numbers in a stored map: [height, width]."""
     import io
 
     data = stored["bytes"] if isinstance(stored, dict) else stored

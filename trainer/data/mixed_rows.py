@@ -121,7 +121,7 @@ def _listed(data: Dataset) -> str:
 
 
 def _kind(feature: Any) -> str:
-    """A type of ``datasets`` in words; the two widths of strings are one."""
+    """A type of ``datasets`` in words; ``string`` and ``large_string`` count as one type."""
     from datasets import Value
 
     if isinstance(feature, Value):

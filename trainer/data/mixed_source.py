@@ -41,7 +41,7 @@ def source_key(name: str) -> str:
 
 
 def mixture_flaws(sources: Mapping[str, MixedSource]) -> Iterator[str]:
-    """What is wrong with the names of a mixture, as messages of ``DataConfig``."""
+    """Messages for ``DataConfig`` on wrong names of sources in a mixture."""
     if not sources:
         yield "sources={} names no source; write sources: {NAME: {source: ..., weight: 1}}, or source"
     for name in sources:

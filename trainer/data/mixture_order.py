@@ -74,7 +74,7 @@ class MixedOrder:
         """
         Args:
             sizes: samples of one pass over each source.
-            counts_on: as for ``EpochOrder``: those of pass p of a source begin at p x all samples.
+            counts_on: as for ``EpochOrder``; here the indices of pass p begin at p x the samples of all sources.
         """
         self.interleave = interleave
         self.orders = [EpochOrder(sizes[name], seed_of(seed, name), shuffle, counts_on) for name in interleave.names]

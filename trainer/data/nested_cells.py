@@ -1,7 +1,7 @@
-"""Keep lists and objects as JSON text in a column, with a mark that tells them from texts that happen to be JSON.
+"""Store lists and objects as JSON text in a column, with a mark, since other texts may happen to be JSON.
 
-A column of an Arrow table has one type, so lists and objects of JSON files are kept as texts. White space that no
-writer of JSON puts there stands behind their first bracket; to JSON it means nothing.
+A column of an Arrow table has one type, so lists and objects of JSON files are kept as texts. The mark is white space
+after the first bracket: JSON parsers ignore it, and no JSON writer puts it there.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 MARK = "\t \t"
-"""What stands behind the first bracket of a list or object that was kept as text."""
+"""White space after the first bracket of a list or object that was kept as text."""
 
 
 def kept_text(value: list[Any] | dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ from .text_config import USUAL_COLLATOR
 from .token_checks import PASSED, wrong_tokens
 
 NO_HEAD = Head("")
-"""Stands for an output layer of which nothing is known."""
+"""Placeholder for an unknown output layer."""
 
 
 def open_collator(
@@ -33,7 +33,7 @@ def open_collator(
     Args:
         given: values of the engine by name; the constructor gets those that it takes.
         head: the task's output layer, which tells what labels are.
-        samples: what makes the samples, if a class does.
+        samples: the object that makes the samples; None if there is none.
 
     Raises:
         UserError: the collator does not keep its contract.
@@ -101,7 +101,7 @@ class CheckedCollator(Collator):
         self.next_tokens, self.labels = next_tokens, labels
         self.seen: set[str] = set()
         self.read: tuple[str, set[str]] | None = None
-        """First method that was checked, and those of its inputs that the model reads."""
+        """First method that was checked, and the inputs in its result that a model reads."""
 
     def __call__(self, samples: Sequence[Sample]) -> list[MicroBatch]:
         with component_errors("collator", self.collator, "a call"):
@@ -175,7 +175,7 @@ class CheckedCollator(Collator):
 
 
 def _leaves(tree: Any) -> Iterator[Any]:
-    """All that is in dicts, and in lists that hold tensors."""
+    """The values in a tree of dicts, and of lists that hold tensors."""
     if isinstance(tree, Mapping):
         for value in tree.values():
             yield from _leaves(value)

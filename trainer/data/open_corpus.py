@@ -1,4 +1,7 @@
-"""Open the corpus of a run: prepare its documents, use already prepared ones from the cache, or start a stream."""
+"""Open the data of a run as a ``Corpus``: prepare documents or rows, or reuse prepared ones from the cache.
+
+A stream, or a user's own data loader, is read during training instead.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Open a corpus that mixes several data sources: one corpus for each source, all with the same tokenizer or processor.
+"""Open a corpus that mixes several sources of documents: one corpus for each source, all with the same tokenizer.
 
 A new tokenizer is trained on the documents of all sources, whatever their weights are. So changed weights need no new
 preparation, and the prepared data of a source is reused by every mixture with the same tokenizer.

@@ -1,4 +1,4 @@
-"""Create a task's ``Samples`` object and check it: its class before launch, and its results at the first row."""
+"""Create and check a task's ``Samples`` object, which makes samples from rows: before launch, and at the first row."""
 
 from __future__ import annotations
 

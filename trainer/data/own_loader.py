@@ -69,7 +69,7 @@ def wrong_loader(loader: Any, why: str) -> Problem:
 
 
 def checked(sample: Any, loader: Any, by: str) -> None:
-    """Refuse what is no sample.
+    """Refuse a value that is not a sample.
 
     Raises:
         UserError: it is none.

@@ -1,7 +1,8 @@
 """Support for a user's own order of the training samples (``data.order``), such as a curriculum or weighted sampling.
 
-The order is a function that maps positions in the endless stream of training samples to sample indices. It is called
-with many positions at once. So it is the same under any parallelism plan, and a resume needs no saved state.
+The order is a function from positions in the endless stream of training samples to sample indices. It is called with
+many positions at once. It depends on nothing else, so any parallelism plan gets the same order, and a resume needs no
+saved state.
 """
 
 from __future__ import annotations

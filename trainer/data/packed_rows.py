@@ -86,7 +86,7 @@ class BinnedDocuments(Binned):
         return {**sample, "index": index}
 
     def _place(self, piece: int) -> tuple[int, int]:
-        """Where the tokens of a piece begin and end."""
+        """Start and end of a piece in the column of tokens."""
         document, within = self.pieces.place(piece)
         start = (int(self.ends.cut(document - 1, document)[0]) if document else 0) + within
         return start, start + int(self.pieces.lengths[piece])

@@ -35,8 +35,8 @@ class PaddedCollator(Collator):
     pad_to_multiple_of: int = 8
     """Padded lengths are multiples of this (but at most ``block_size``)."""
     inputs: frozenset[str] | None = None
-    """Names of the inputs that the model takes; given by the engine. One that takes no mask of the padding sees it, so
-    its texts are all padded to ``block_size``."""
+    """Names of the inputs that the model takes; given by the engine. A model without an attention mask sees the
+    padding, so all its texts are padded to ``block_size``."""
 
     def micro_batch(self, samples: Sequence[Sample]) -> MicroBatch:
         lengths = [len(sample["input_ids"]) for sample in samples]

@@ -19,7 +19,7 @@ FILES = ("preprocessor_config.json", "processor_config.json")
 """Files of which a folder with a processor holds at least one."""
 FIELD = "data.processor"
 FIXED = ("nb_max_frames", "nb_max_samples", "max_length")
-"""Attributes of feature extractors that bring every audio clip to one length, by silence."""
+"""Attributes of feature extractors that bring every audio clip to one length, by padding with silence."""
 BINS = ("num_mel_bins", "input_feat_per_channel")
 """Configuration fields with the number of frequencies of a spectrum."""
 SAMPLING_RATE = 16_000
@@ -165,7 +165,7 @@ def _made_image_processor(model: Any, image_size: int | None) -> Any:
 
 
 def _sides(usual: Any, height: int, width: int) -> dict[str, int]:
-    """A size under the names that a processor has for it: those of both sides, or of the shorter and the longer one."""
+    """A size under the names that a processor uses: height and width, or the shortest and the longest edge."""
     names = [name for name, value in dict(usual or {}).items() if value is not None]
     if not names or "height" in names:
         return {"height": height, "width": width}

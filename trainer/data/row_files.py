@@ -1,4 +1,4 @@
-"""Data sources that read rows from local files: tables, and folders of images or audio.
+"""Data sources that read rows from local files: tables, folders of images or audio, and WebDataset tar files.
 
 A source of rows is a dataclass with ``rows(cache_dir)`` (a ``datasets.Dataset``, or a list of mappings) and
 ``fingerprint()``. Most files are read by `datasets`. Images and audio stay encoded until a sample needs them.
@@ -108,7 +108,7 @@ class RowFiles:
 
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
-"""Endings by which a folder is taken for one of images; its reader knows more."""
+"""Suffixes by which a folder counts as one of images; the reader of ``datasets`` knows more."""
 
 
 @dataclass
@@ -216,7 +216,7 @@ class WebDataset:
 
 
 def _read(builder: str, files: list[str] | None, cache_dir: str, field: str, **options: Any) -> Dataset:
-    """All rows that a reader of ``datasets`` gives; what it raises becomes one message."""
+    """All rows that a reader of ``datasets`` gives; its errors become one message."""
     from datasets import load_dataset
 
     try:

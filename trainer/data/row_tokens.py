@@ -2,7 +2,7 @@
 
 Without packing, a row is tokenized when it is read. Packing needs the lengths of all rows beforehand. So tokens and
 labels are computed once and cached in the same format as those of documents (``token_files.py``), and no training step
-waits for a tokenizer.
+waits for a tokenizer. Lengths of rows for ``data.group_by_length`` are cached too.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ NOT_IN_TOKENS = {
 
 
 def packed_samples(config: DataConfig, seed: int, rows: RowSamples, print_: str) -> BinnedDocuments:
-    """Bins of the samples of ``rows``.
+    """A data set that packs the samples of ``rows`` into bins.
 
     Args:
         print_: fingerprint of the rows.
@@ -132,7 +132,7 @@ def _no_tokens(sample: Sample, rows: RowSamples) -> Problem:
 
 
 def _code(kind: type) -> str:
-    """The text of the file of a class; empty where there is none, as for a class that is typed in."""
+    """The source code of a class's file; empty if there is none, as for a class of an interactive session."""
     try:
         return inspect.getsource(sys.modules[kind.__module__])
     except (KeyError, OSError, TypeError):

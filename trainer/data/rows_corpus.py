@@ -1,4 +1,4 @@
-"""A corpus of rows of a data set. The task's ``Samples`` object turns a row into a sample when it is read."""
+"""Give a run the samples of a data set of rows: the task's ``Samples`` object makes a sample when a row is read."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class EpochOrder:
 
 
 def permute(indices: np.ndarray, size: int, *key: int) -> np.ndarray:
-    """Images of ``indices`` (int64, 1-D, below ``size``) under the permutation of ``range(size)`` with this key."""
+    """Map ``indices`` (int64, 1-D, below ``size``) by the permutation of ``range(size)`` that belongs to this key."""
     left_size = max(isqrt(size - 1) + 1, 1)  # ceil(sqrt(size))
     right_size = -(-size // left_size)
     round_keys = _round_keys(key)

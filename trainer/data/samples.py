@@ -56,7 +56,7 @@ class Given:
     print: str
     """Fingerprint of the rows."""
     weights: Path | None
-    """Folder of the model's weights, with its own processors; None if it begins at random."""
+    """Folder of the model's weights, with its own processors; None if training begins with random weights."""
     model: Any
     """The model's transformers configuration."""
 

@@ -52,7 +52,7 @@ class Seq2SeqCollator(Collator):
 
 
 def written(targets: Sequence[np.ndarray], start: int, pad: int, of: int) -> tuple[Tensor, Tensor]:
-    """What a decoder reads, and the labels at the positions that predict them: both [texts, length].
+    """The decoder's input, and its labels at the positions that predict them: both [texts, length].
 
     Args:
         start: the token with which the decoder begins.

@@ -35,7 +35,7 @@ def sound_columns(folder: Path) -> list[str]:
 
 def sound_rows(folder: Path) -> list[dict[str, Any]]:
     """A row per file: ``audio`` (the bytes and the path of the file), the columns of metadata.csv, or a ``label``. All
-    rows have the same columns; what the metadata of one lack is null.
+    rows have the same columns; columns that the metadata of a row lack are null.
 
     Raises:
         UserError: there is no audio file, or the metadata cannot be read or name no file.

@@ -20,7 +20,7 @@ from .preference_form import BESIDE, Answer, refuse_form
 SIDES = ("first", "second")
 """The two texts of a sample."""
 PARTS = tuple(f"{side}_{part}" for side in SIDES for part in ("ids", "labels"))
-"""Columns of their tokens and labels."""
+"""Columns with the tokens and labels of both texts."""
 SAME = "its two answers are the same"
 """Why a pair teaches nothing; such rows are always left out."""
 
@@ -84,7 +84,7 @@ class AnswerEncoder:
         return _joined(begin, end, self.tokenizer.eos_token_id, _unread(given))
 
     def _behind_common(self, chosen: Answer, rejected: Answer) -> tuple[Encoded, Encoded]:
-        """Two texts that begin with the prompt: what follows the tokens that they share has labels."""
+        """Encode two texts that begin with the prompt: the tokens after their common beginning get labels."""
         one, other = (self._ended(self._tokens(each["completion"], True)) for each in (chosen, rejected))
         pairs = enumerate(zip(one, other, strict=False))
         size = next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
@@ -108,12 +108,12 @@ class AnswerEncoder:
 
 
 def _unread(given: Answer) -> tuple[str, ...]:
-    """Notes on what stands beside a prompt and is not read without a template."""
+    """Notes on columns beside a prompt that are not read without a chat template."""
     return tuple(f"the {name} is not read without data.chat" for name in BESIDE if given.get(name))
 
 
 def _behind(found: list[int], plain: list[int]) -> int:
-    """Tokens that a tokenizer has added behind a text."""
+    """Number of tokens that a tokenizer has added after a text."""
     added = len(found) - len(plain)
     return next((added - before for before in range(added + 1) if found[before : before + len(plain)] == plain), 0)
 

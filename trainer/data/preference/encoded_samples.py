@@ -1,4 +1,4 @@
-"""The cached form of encoded preference samples: the column names, and a function that encodes rows in parallel."""
+"""Define the columns in which encoded preference samples are cached, and encode rows to them in parallel processes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 NUMBERS = ("length", "learnt", "first", "row")
-"""Numbers of a sample: tokens of its longer text; labels of both; the later place of the two first labels, or -1 if a
-text has none; the row that it is made of."""
+"""Numbers of a sample: tokens of its longer text; labels of both texts; position of the first label, the later one of
+both texts, or -1 if a text has none; number of its row."""
 KEPT = (*PARTS, "length", "learnt", "desirable")
-"""Columns that samples are made of."""
+"""Columns from which samples are made."""
 
 
 def encoded_sample(first: Encoded, second: Encoded, row: int, desirable: bool = True) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def unusable(reason: str, row: int) -> dict[str, Any]:
 
 
 def mapped(rows: Dataset, function: Any, arguments: dict[str, Any], processes: int) -> Dataset:
-    """The samples that ``function`` makes of rows, in up to that many processes."""
+    """The encoded samples that ``function`` makes from rows, in up to ``processes`` processes."""
     from datasets import Features, List, Value
 
     features = Features(

@@ -39,7 +39,7 @@ class PackedPairs(Binned):
 
 
 def samples_in(sample: Mapping[str, Any]) -> list[tuple[int, Mapping[str, Any]]]:
-    """The samples of a row, each with the number by which its noise is drawn."""
+    """The samples of a row, each with the number from which its random noise (dropout) is drawn."""
     if "pairs" in sample:
         return [(int(number), one) for number, one in zip(sample["numbers"], sample["pairs"], strict=True)]
     return [(int(sample.get("position", sample["index"])), sample)]

@@ -30,7 +30,7 @@ class TextOf(NamedTuple):
     ids: np.ndarray
     labels: np.ndarray
     number: int
-    """Number by which its noise is drawn: the two texts of a sample have noise of their own."""
+    """Number from which its random noise (dropout) is drawn; the two texts of a sample get different noise."""
     reference: float
     desirable: bool
 
@@ -103,7 +103,7 @@ class PairCollator(StepPadding):
 
 @dataclass
 class JudgedCollator(PairCollator):
-    """Collates single answers. The answers to other prompts stand in micro-batches beside, which are read only."""
+    """Collates single answers. The answers to other prompts are in ``MicroBatch.beside``, which is never trained on."""
 
     def _micro(self, samples: Sequence[Sample], among: Sequence[Sample] | None) -> MicroBatch:
         places, found = positions(samples), []

@@ -1,4 +1,4 @@
-"""Samples of preference data: two texts each, with labels on the tokens of their answers."""
+"""Convert preference data to samples of two texts each, with labels on the tokens of their answers."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def _choices(chat: ChatConfig | None, unusable: str | None, too_long: str | None
 
 
 def _texts(rows: Any, samples: Pairs) -> Iterator[str]:
-    """What the rows say, to train a tokenizer on."""
+    """The texts of the rows, to train a tokenizer on."""
     for row in rows:
         try:
             answers: Iterable[tuple[Answer, bool]] = samples.answers(row)

@@ -138,7 +138,7 @@ def _usable(samples: Pairs, encoded: Any, rows: Dataset, name: str, key: str) ->
 
 
 def _same_when_cut(samples: Pairs, encoded: Any, long: np.ndarray) -> np.ndarray:
-    """Which of the samples that are cut come of a pair whose answers differ behind the cut only."""
+    """Which of the cut samples belong to a pair whose answers differ only after the cut."""
     found = np.zeros(len(encoded), bool)
     if samples.judged:  # the two answers of a pair follow each other
         rows = np.asarray(encoded["row"])

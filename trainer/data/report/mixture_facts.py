@@ -9,10 +9,10 @@ from .set_facts import LabelCount, Part, SetFacts
 
 
 def joined_facts(name: str, of: Mapping[str, tuple[SetFacts, int | None, float]]) -> SetFacts:
-    """What is known of a set of several sources: sums, and distributions of each.
+    """Facts of a set that mixes several sources: sums of their counts, and the distributions of each.
 
     Args:
-        of: by name of the source, what is known of it, its samples, and its share of those that are drawn.
+        of: name of a source -> its facts, its number of samples, and its share of the samples that are drawn.
     """
     joined = SetFacts(name, parts=[Part(source, samples, share) for source, (_, samples, share) in of.items()])
     labels: dict[tuple[str, bool], int] = {}

@@ -20,7 +20,8 @@ GOLDEN = 0.618034
 
 
 def denormalised(pixels: np.ndarray, processor: Any) -> np.ndarray:
-    """Colours of 0 to 255 [height, width, 3] or [height, width] of what a processor made: [channels, height, width]."""
+    """Undo a processor's normalisation: pixels [channels, height, width] become colours from 0 to 255,
+    [height, width, 3] or [height, width]."""
     mean, deviation = getattr(processor, "image_mean", None), getattr(processor, "image_std", None)
     colours = np.asarray(pixels, np.float32)
     if getattr(processor, "do_normalize", False) and _per_channel(mean, pixels) and _per_channel(deviation, pixels):
@@ -41,8 +42,8 @@ def stretched(values: np.ndarray) -> np.ndarray:
 
 
 def joined_patches(patches: np.ndarray) -> np.ndarray | None:
-    """The image of square patches in three colours, each behind its row and column counted from 1 (0 is padding), as
-    Pix2Struct takes them; None for other patches."""
+    """Join square patches in three colours, as Pix2Struct takes them, to an image; None for other patches. Each patch
+    begins with its row and column, counted from 1 (0 is padding)."""
     side = round(((patches.shape[1] - 2) / 3) ** 0.5) if patches.shape[1] > 2 else 0
     there = patches[patches[:, 0] > 0]
     if not side or patches.shape[1] != 2 + 3 * side * side or not len(there):
@@ -54,7 +55,7 @@ def joined_patches(patches: np.ndarray) -> np.ndarray | None:
 
 
 def class_map(numbers: np.ndarray, names: Sequence[str]) -> Picture:
-    """A map of classes [height, width] in one colour for each; what is no class is black."""
+    """A map of classes [height, width] with a colour for each class; pixels without a class are black."""
     known = (numbers >= 0) & (numbers < len(names))
     colours = np.array([(0, 0, 0), *(class_colour(number) for number in range(len(names)))], np.uint8)
     counts = np.bincount(numbers[known].astype(np.int64), minlength=len(names))

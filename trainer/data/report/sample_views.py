@@ -19,7 +19,7 @@ from .token_views import token_view
 from .views import Collated, Picture, Sound, Text, View, numbers
 
 MASKS = ("attention_mask", "decoder_attention_mask", "pixel_mask", "token_type_ids", "position_ids")
-"""Inputs that are not shown beside those that they are about."""
+"""Inputs that are not shown, since they only describe other inputs."""
 TOKENS, TARGET, PADDING = "input_ids", "labels", "padding"
 SHIFTED = ("causal_lm", "image_text_to_text")
 """Heads whose labels stand at the positions that predict them, one before their tokens."""
@@ -45,7 +45,8 @@ def sample_views(sample: Collated, processor: Any, tokenizer: Any, facts: Facts)
                 tokens, (labels_of, mask_of) = value[mine].tolist(), of_part
                 found[part] = token_view(tokenizer, tokens, labels_of, sample.head in SHIFTED, mask_of, names)
         else:
-            found[name] = _picture(name, value, processor) or _sound(name, value, inputs, processor) or numbers(value)
+            view = _image_view(name, value, processor) or _audio_view(name, value, inputs, processor)
+            found[name] = view or numbers(value)
     for name, value in targets.items():
         if name != beside:
             found[name] = _label(name, value, tokenizer, facts) or numbers(value)
@@ -86,14 +87,14 @@ def _is_row(value: np.ndarray) -> bool:
 
 
 def _stand_beside(sample: Collated, inputs: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray]) -> bool:
-    """Whether there is a label for each token that the model reads. Those of a decoder are a text of their own."""
+    """Whether there is a label for each token that the model reads. The labels of a decoder are a separate text."""
     tokens, labels = inputs.get(TOKENS), targets.get(TARGET)
     if tokens is None or labels is None or sample.head == "seq2seq_lm" or "decoder_input_ids" in inputs:
         return False
     return _is_row(tokens) and _is_row(labels) and len(tokens) == len(labels)
 
 
-def _picture(name: str, value: np.ndarray, processor: Any) -> View | None:
+def _image_view(name: str, value: np.ndarray, processor: Any) -> View | None:
     """An image, the first of several, or a spectrogram with time from left to right."""
     about = f"{' x '.join(map(str, value.shape))}, {value.min():.3g} to {value.max():.3g}" if value.size else ""
     first = value[0] if value.ndim == 4 and len(value) else value
@@ -108,8 +109,8 @@ def _picture(name: str, value: np.ndarray, processor: Any) -> View | None:
     return None
 
 
-def _sound(name: str, value: np.ndarray, inputs: Mapping[str, np.ndarray], processor: Any) -> View | None:
-    """A waveform without its padding, as loud as it can be: extractors bring audio clips to one variance."""
+def _audio_view(name: str, value: np.ndarray, inputs: Mapping[str, np.ndarray], processor: Any) -> View | None:
+    """A waveform without its padding, scaled to full volume, since feature extractors normalise its variance."""
     rate = getattr(getattr(processor, "feature_extractor", processor), "sampling_rate", None)
     if rate is None or value.ndim != 1 or value.dtype.kind != "f" or not value.size:
         return None
@@ -121,7 +122,7 @@ def _sound(name: str, value: np.ndarray, inputs: Mapping[str, np.ndarray], proce
 
 
 def _label(name: str, value: np.ndarray, tokenizer: Any, facts: Facts) -> View | None:
-    """The name of a class, the names of several, a number, a map of classes, or tokens that are to be written."""
+    """The name of a class, the names of several, a number, a map of classes, or tokens to be generated."""
     names, whole = facts.labels, value.dtype.kind in "iu"
     if name != TARGET:
         return None

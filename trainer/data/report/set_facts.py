@@ -27,18 +27,18 @@ class Spread:
     name: str
     counted: int
     of: int
-    """How many were measured, of how many there are."""
+    """Number of values, of which ``counted`` were measured."""
     least: float
     median: float
     high: float
-    """Greater than 95 % of them."""
+    """95th percentile."""
     most: float
     limit: float | None = None
     """Length at which samples are cut; None if nothing is cut."""
     cut: int = 0
-    """How many of those that were measured are beyond the limit."""
+    """Number of measured values beyond the limit."""
     unreadable: int = 0
-    """How many have no such length, such as files that hold no image: they are refused when they are read."""
+    """Number of rows without such a length, such as files that hold no image: they are refused when they are read."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def spread(name: str, values: Any, of: int | None = None, limit: float | None = 
 
 
 def measured_rows(rows: Dataset, samples: Any) -> list[Spread]:
-    """Distributions of the lengths that the ``Samples`` measure; of a large set, of rows that lie evenly in it."""
+    """Distributions of the lengths that the ``Samples`` measure; in a large set, of evenly spaced rows only."""
     count = min(len(rows), samples.most_measured)
     places = np.linspace(0, len(rows) - 1, count).round().astype(np.int64) if count < len(rows) else np.arange(count)
     found: dict[str, list[float]] = {}

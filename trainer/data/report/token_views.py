@@ -13,7 +13,7 @@ from ....models.loss import IGNORE
 from .views import Piece, Role, Tokens
 
 Marked = tuple[int, Role, str | None]
-"""A token, its role, and what it hides."""
+"""A token, its role, and the text to predict in its place, if it differs."""
 
 
 def token_view(

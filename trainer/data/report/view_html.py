@@ -20,7 +20,7 @@ from .format_data_report import number, numbers_text
 from .views import Numbers, Picture, Piece, Role, Sound, Text, Tokens, View
 
 LEAST_WIDTH = 128
-"""Small images are shown at least so wide."""
+"""Least width at which small images are shown."""
 COLUMNS = 400
 """Parts of an audio clip whose highest and lowest values are drawn."""
 Stored = dict[str, Any]
@@ -60,7 +60,7 @@ def view_html(view: Stored) -> str:
 
 
 def shown_text(text: Any) -> str:
-    """A text of somebody else's for HTML: escaped, and without characters that are not to be seen."""
+    """Prepare an untrusted text for HTML: escape it, and replace invisible characters by visible symbols."""
     return escape(visible(str("" if text is None else text)))
 
 
