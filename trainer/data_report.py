@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ShownSample:
-    """A sample, and what is to be seen of it."""
+    """A sample with the views that show it."""
 
     collated: Collated
     views: dict[str, View]
@@ -50,7 +50,7 @@ class DataReport:
     """Sets of a recipe, and samples of one of them."""
 
     about: dict[str, str]
-    """Task, seed, and what makes inputs of raw data."""
+    """Task, seed, processor and tokenizer."""
     sets: list[SetFacts]
     of: str
     """Name of the set that the samples are of."""
@@ -58,7 +58,7 @@ class DataReport:
 
 
 def report_data(recipe: RecipeConfig, count: int, only: str | None = None) -> DataReport:
-    """Open the recipe's data, and look at it.
+    """Open the recipe's data, and describe its sets and some samples.
 
     Args:
         count: samples to show.
@@ -172,7 +172,7 @@ def _array(tensor: Tensor, rows: int | slice) -> Any:
 
 
 def shown_sample(corpus: Corpus, sample: Collated) -> ShownSample:
-    """A sample with what its corpus shows of it."""
+    """A sample with the views that its corpus gives."""
     views = {name: as_view(value) for name, value in corpus.views(sample).items()}
     shapes = {
         name: f"{array.dtype} [{', '.join(map(str, array.shape))}]"

@@ -16,10 +16,10 @@ log = logging.getLogger("trireme.trainer")
 
 
 def end_pass(trainer: Trainer) -> None:
-    """Go on with the first sample of the next pass, after the events and requests of this one's end; a collective call.
-    Nothing is done if this step has ended the pass anyway.
+    """Skip the rest of this pass over the data, and run the callbacks' ``on_epoch_end``; a collective call. Nothing is
+    done if this step has ended the pass anyway.
 
-    With ``trainer.epochs`` the run has that many fewer steps; schedules keep the length that was planned.
+    With ``trainer.epochs`` the run becomes shorter by the skipped samples; schedules keep their planned length.
 
     Raises:
         UserError: the data have no passes.

@@ -69,7 +69,7 @@ def _of_plan(plan: Plan) -> Iterator[str]:
 
 
 def _of_reference(recipe: RecipeConfig) -> Iterator[str]:
-    """A reference of random weights, whose log-probabilities of answers mean nothing."""
+    """A preference task whose reference model has random weights, so that its log-probabilities mean nothing."""
     from .tasks.preference import Preference
 
     kind = locate(recipe.task["_target_"])
@@ -141,7 +141,7 @@ def _of_trackers(recipe: RecipeConfig) -> Iterator[str]:
 
 
 def _is(target: str) -> Callable[[Mapping[str, Any]], bool]:
-    """Whether a callback of the recipe is of a class, or of one that is derived from it."""
+    """A function that tells whether a callback of the recipe is of the class ``target``, or of a subclass."""
 
     def holds(callback: Mapping[str, Any]) -> bool:
         found, base = locate(callback["_target_"]), locate(target)

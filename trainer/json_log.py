@@ -33,7 +33,7 @@ class JsonLines(logging.Formatter):
 
 
 def _plain(value: Any) -> Any:
-    """A value that JSON has: it has neither infinity nor NaN."""
+    """Convert a value to one that JSON can hold; infinity and NaN become texts."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value if isinstance(value, bool | int | float | str | None) else str(value)

@@ -73,7 +73,7 @@ def log_alone(config: RunConfig) -> list[logging.Handler]:
 
 
 def _terminal(level: int, prefix: str, as_json: logging.Formatter | None = None) -> logging.Handler:
-    """The handler of the terminal; ``as_json``: formats all records, those too that it shows to people otherwise."""
+    """The handler of the terminal. ``as_json`` formats all records, also those that people see in another form."""
     console = Terminal()
     console.setLevel(level)
     console.setFormatter(as_json or logging.Formatter(f"{prefix}%(message)s"))

@@ -103,7 +103,7 @@ class Trainer:
     reference_lines: dict[str, float] = field(default_factory=dict)
     """Losses to compare with, by name, such as the unigram entropy."""
     base: Base | None = None
-    """The base that adapters stand beside; None for a model that is trained itself."""
+    """The base model of adapters; None for a model without adapters."""
     reference: Reference | None = None
     """The weights that preferences are compared with; None if the task compares with none."""
     load_best: Callable[[Trainer], None] = lambda trainer: None
@@ -136,7 +136,7 @@ class Trainer:
             self._begin()
             for batch in self.batches:
                 if self.batch is None:
-                    self._look_at(batch)
+                    self._check_first_batch(batch)
                 self._begin_step()
                 loss = self.forward_backward(batch)
                 if self.batch is None:  # the first batch
@@ -282,7 +282,7 @@ class Trainer:
             self.evaluate()
             self.save()  # again, now with the metric, and with the callbacks' state after it
 
-    def _look_at(self, batch: StepBatch) -> None:
+    def _check_first_batch(self, batch: StepBatch) -> None:
         """Refuse unknown tokens in the first batch, and a task's own step that gives a mean; before noise is drawn."""
         refuse_unknown_tokens(batch, self.blueprint, self.recipe.collator, self.corpus.samples)
         if "step" in own_steps(self.task):

@@ -31,7 +31,7 @@ def versions() -> dict[str, str]:
 
 
 def machine(device: torch.device) -> dict[str, str]:
-    """What this machine is: host, system, processor, memory, accelerators."""
+    """A description of this machine: host, system, processor, memory, accelerators."""
     import psutil
     import torch
 

@@ -38,7 +38,7 @@ class MeasuredStep:
             self._traffic.__enter__()
 
     def gradients(self) -> None:
-        """Look at memory while the step's gradients are there."""
+        """Measure memory while the step's gradients exist."""
         self._held = _guarded(lambda: held_bytes(self.trainer.strategy)) or {}
 
     def end(self) -> list[Measured]:
@@ -80,7 +80,7 @@ class MeasuredStep:
 
 
 def joined(ranks: Sequence[Measured], device: str) -> Measured:
-    """What a report shows of the measurements of all ranks.
+    """Combine the measurements of all ranks into the values that a report shows.
 
     Returns:
         ``memory``: bytes by part on the rank that holds most, and ``total`` of the process (CPU) or of torch's

@@ -89,7 +89,7 @@ def optimizer_factory(
 
 
 def refuse_no_optimizer(optimizer: Any, target: str, parameters: Sequence[nn.Parameter]) -> None:
-    """Hold what ``target`` gave to the contract of an optimizer over ``parameters``.
+    """Check that the object made by ``target`` is an optimizer that trains all ``parameters``.
 
     Raises:
         UserError: it is none, has no learning rate, or leaves out a parameter, which would then not be trained.

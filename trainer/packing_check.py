@@ -23,8 +23,8 @@ LENGTH = 16
 """Tokens of each of the two documents: a multiple of any number of tensor ranks that a small model has."""
 EXACT, ROUGH = 1e-5, 1e-3
 """Largest difference of logits that rounding makes, in units of their spread, in fp32 and in 16 bits. Both rows are
-computed alike, so there is none where documents are kept apart; of the architectures that were seen to mix them, the
-least (Jamba) differs by 6e-4 in fp32, and in 16 bits by more, since each rounding that falls otherwise counts."""
+computed in the same way, so there is no difference where documents are kept apart. Of the architectures that were seen
+to mix them, Jamba has the smallest difference, 6e-4 in fp32; in 16 bits it is larger, since roundings differ."""
 
 
 def refuse_leaks(strategy: Strategy, facts: Facts, packing: Any) -> None:

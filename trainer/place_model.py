@@ -55,10 +55,10 @@ class Placed:
     state: TrainerState
     """State of a run that has not begun."""
     base: Base | None = None
-    """The base that adapters stand beside; None for a model that is trained itself."""
+    """The base model of adapters; None for a model without adapters."""
     first: str | None = None
-    """Digest of all weights that the model was filled with, and of scales that a folder of an adapter gives, if it was
-    asked for."""
+    """Digest of all weights that the model was filled with, and of the scales in an adapter's folder; None unless
+    ``place`` was called with ``noted``."""
 
 
 def place(
@@ -129,7 +129,7 @@ def _with_scales(recipe: RecipeConfig, blueprint: PreTrainedModel, weights: str)
 
 
 def _take_steps(strategy: Strategy, task: Task) -> None:
-    """Let a task that calls the model itself do so."""
+    """Use the task's own ``step`` and ``evaluation_step``, if it has them."""
     steps = own_steps(task)
     if "step" in steps:
         strategy.own_step = lambda model, micro: task.step(model, micro.inputs, micro.targets)

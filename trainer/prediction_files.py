@@ -18,7 +18,7 @@ ROWS_AT_ONCE = 1024
 FIRST = "index"
 """The first column of every file of predictions: the place of the sample in its set."""
 Rows = Callable[[], Iterator[dict[str, Any]]]
-"""Begins to give the rows anew."""
+"""A function that returns a new iterator over all rows."""
 
 
 def check_out(out: str) -> None:

@@ -15,7 +15,7 @@ from .tasks.task import Task
 
 
 def writing_all(generation: GenerationConfig | None, task: Task) -> GenerationConfig | None:
-    """How texts are written for every sample of a set; None if neither recipe nor task asks for texts."""
+    """The options to generate a text for every sample of a set; None if neither recipe nor task asks for texts."""
     writes = generation or (GenerationConfig() if task.writes else None)
     return dataclasses.replace(writes, samples=None) if writes else None
 

@@ -24,14 +24,14 @@ from ..parallel.strategy import Strategy
 from .tasks.preference import Preference
 
 REFERENCE = "reference"
-Said = list[tuple[Tensor | None, Tensor | None]]
+BaseLogps = list[tuple[Tensor | None, Tensor | None]]
 """Log-probabilities under the base of each micro-batch, [rows, texts], and of the texts beside it; empty if unused."""
 Batches = Callable[[], Iterable[MicroBatch]]
 """Gives the micro-batches of a set, the same ones at every call."""
 
 
 def preference_in(task: Any) -> Preference | None:
-    """The recipe's task, if it is one of preferences."""
+    """The recipe's task, if it is a preference task."""
     inner = getattr(task, "task", task)  # inside of a ``CheckedTask``
     return inner if isinstance(inner, Preference) else None
 
@@ -56,7 +56,7 @@ def refuse_other_base(task: Any, blueprint: nn.Module) -> None:
 
 @contextmanager
 def reading(strategy: Strategy) -> Iterator[None]:
-    """The context of passes without noise and in the precision of training, between steps."""
+    """Context for forward passes between steps, without noise and in the precision of training."""
     precision, strategy.eval_precision = strategy.eval_precision, None
     strategy.set_training(False)
     try:
@@ -71,12 +71,12 @@ class LookAhead:
 
     def __init__(self, strategy: Strategy, task: Any) -> None:
         self.strategy, self.task = strategy, preference_in(task)
-        self._kept: dict[str, Said] = {}
+        self._kept: dict[str, BaseLogps] = {}
         """Results for the sets that are evaluated, by name of the set."""
 
     @property
     def needed(self) -> bool:
-        """Whether there is anything to find out."""
+        """Whether the task needs extra passes."""
         return self.task is not None and (self.task.reference == "adapter_off" or self.task.estimates)
 
     def step(self, batch: StepBatch) -> None:
@@ -84,8 +84,8 @@ class LookAhead:
         if not self.needed:
             return
         with reading(self.strategy):
-            said = {"": self._said(batch.micro_batches)}
-            batch.micro_batches = list(self._completed({"": lambda: batch.micro_batches}, said)[""])
+            logps = {"": self._base_logps(batch.micro_batches)}
+            batch.micro_batches = list(self._completed({"": lambda: batch.micro_batches}, logps)[""])
 
     def evaluation(self, parts: Mapping[str, Batches]) -> Mapping[str, Iterable[MicroBatch]]:
         """The micro-batches of a set, completed.
@@ -97,18 +97,20 @@ class LookAhead:
             return {name: batches() for name, batches in parts.items()}
         for name, batches in parts.items():
             if name not in self._kept:
-                self._kept[name] = self._said(batches())
+                self._kept[name] = self._base_logps(batches())
         return self._completed(parts, self._kept)
 
-    def _completed(self, parts: Mapping[str, Batches], said: Mapping[str, Said]) -> dict[str, Iterator[MicroBatch]]:
+    def _completed(
+        self, parts: Mapping[str, Batches], logps: Mapping[str, BaseLogps]
+    ) -> dict[str, Iterator[MicroBatch]]:
         """Micro-batches with their log-probabilities under the base, after the estimate over all parts was taken."""
         assert self.task is not None
         if self.task.estimates:
-            every = (_with(batches(), said[name]) for name, batches in parts.items())
+            every = (_with_logps(batches(), logps[name]) for name, batches in parts.items())
             self.task.take_estimate(self._estimated(chain.from_iterable(every)))
-        return {name: _with(batches(), said[name]) for name, batches in parts.items()}
+        return {name: _with_logps(batches(), logps[name]) for name, batches in parts.items()}
 
-    def _said(self, batches: Iterable[MicroBatch]) -> Said:
+    def _base_logps(self, batches: Iterable[MicroBatch]) -> BaseLogps:
         """Log-probabilities of each micro-batch under the base; None on ranks that have no outputs."""
         assert self.task is not None
         if self.task.reference != "adapter_off":
@@ -142,15 +144,15 @@ class LookAhead:
         return self.strategy.evaluate((micro.beside for micro in batches if micro.beside is not None), sums)
 
 
-def _with(batches: Iterable[MicroBatch], said: Said) -> Iterator[MicroBatch]:
+def _with_logps(batches: Iterable[MicroBatch], logps: BaseLogps) -> Iterator[MicroBatch]:
     """Micro-batches with their log-probabilities under the base."""
     for number, micro in enumerate(batches):
-        own, beside = said[number] if said else (None, None)
-        micro = micro if own is None else _saying(micro, own)
+        own, beside = logps[number] if logps else (None, None)
+        micro = micro if own is None else _with_reference(micro, own)
         if beside is not None and micro.beside is not None:
-            micro = replace(micro, beside=_saying(micro.beside, beside))
+            micro = replace(micro, beside=_with_reference(micro.beside, beside))
         yield micro
 
 
-def _saying(micro: MicroBatch, logps: Tensor) -> MicroBatch:
+def _with_reference(micro: MicroBatch, logps: Tensor) -> MicroBatch:
     return replace(micro, targets={**micro.targets, REFERENCE: logps.to(micro.samples.device, torch.float32)})

@@ -190,7 +190,7 @@ class StartReference:
 
     def _compute(self, strategy: Strategy, rows: RowSamples, found: str) -> None:
         began, values = time.monotonic(), np.full((len(rows), 2), np.nan, np.float32)
-        for part in self.mesh.gather_objects(self._said(strategy, rows)):
+        for part in self.mesh.gather_objects(self._own_logps(strategy, rows)):
             for places, column, logps in part:
                 values[places, column] = logps
         if not np.isfinite(values).all():
@@ -202,7 +202,7 @@ class StartReference:
             self._write(rows, found, values)
         log.info("log-probabilities of %d samples under the reference took %.1f s", len(rows), time.monotonic() - began)
 
-    def _said(self, strategy: Strategy, rows: RowSamples) -> list[tuple[np.ndarray, int, np.ndarray]]:
+    def _own_logps(self, strategy: Strategy, rows: RowSamples) -> list[tuple[np.ndarray, int, np.ndarray]]:
         """This rank's part: places of samples, number of the text, log-probabilities of the answers."""
         task, found = preference_in(self.corpus.task), []
         assert task is not None

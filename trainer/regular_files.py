@@ -1,4 +1,4 @@
-"""Read files of folders that others may have written. A pipe or a device, which may never end, is not read."""
+"""Read a file in a folder that others may have written, unless it is a pipe or a device, which may never end."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Evaluate the model of a trainer on held-out data, during training or alone, and write its predictions to a file.
+"""Evaluate the model of a trainer on held-out data, during or after training, and write its predictions to a file.
 
-The averaged weights are evaluated if the run keeps them."""
+The averaged weights are evaluated if the run keeps them (``ema``), unless ``ema.evaluate=false``.
+"""
 
 from __future__ import annotations
 
@@ -56,8 +57,8 @@ class RunEvaluation:
         return metrics
 
     def predict(self, out: str, on: str, limit: int | None) -> dict[str, float]:
-        """Write what the model says of each sample of a set into a file, and return metrics of the set; a collective
-        call.
+        """Write the model's prediction for each sample of a set into a file, and return metrics of the set; a
+        collective call.
 
         Args:
             out: a file that ends in ``.jsonl`` or ``.parquet``; an existing one is replaced.

@@ -79,7 +79,7 @@ def folder_notes(path: Path) -> list[str]:
 
 
 def run_notes(recipe: RecipeConfig) -> list[str]:
-    """What the run whose checkpoints lie in the recipe's folder means for a training; empty without one."""
+    """A note for ``trireme check`` if the recipe's folder holds checkpoints of a run; empty if it holds none."""
     newest = _newest_checkpoint(recipe)
     if newest is None:
         return []
@@ -181,7 +181,7 @@ def refuse_other_recipe(recipe: RecipeConfig, checkpoint: Path) -> None:
 
 
 def _other_files(recipe: RecipeConfig, checkpoint: Path, changed: list[str]) -> str:
-    """What the change of ``model.weights`` is, for a message; empty if it has not changed from one path to another."""
+    """A clause for a message if ``model.weights`` has changed from one path to another; empty if it has not."""
     then = (saved_recipe(checkpoint).get("model") or {}).get("weights")
     if "model.weights" not in changed or then is None or recipe.model.weights is None:
         return ""
@@ -265,8 +265,8 @@ def _within(key: str, parts: tuple[str, ...]) -> bool:
 
 
 def differences(then: Any, now: Any, path: str) -> list[str]:
-    """Keys whose values differ. A key that is missing in an older recipe counts as its default, and two paths of one
-    place are equal."""
+    """Keys whose values differ. A key that is missing in an older recipe counts as its default, and two paths to the
+    same place are equal."""
     return [key for key, _ in _differing(then, now, path)]
 
 

@@ -1,4 +1,4 @@
-"""Decide whether two paths in recipes stand for the same: one place under two spellings, or files of equal content.
+"""Decide whether two paths in recipes name the same files: one place under two spellings, or files of equal content.
 
 A run may go on with its files under other paths: relative instead of absolute, through a symbolic link, or moved. What
 counts is the content. Checkpoints hold fingerprints of the files that a recipe names, and of the data made of them.
@@ -39,7 +39,7 @@ def print_of(path: str | None, *further: str | None) -> str | None:
     """A fingerprint of a file, or of the files of a folder, from their heads and tails; else of the name itself.
 
     Args:
-        further: what else the name of something that is not here depends on.
+        further: values that identify, together with the name, files that are not on this machine.
     """
     if path is None:
         return None
@@ -54,7 +54,7 @@ def weights_print(model: ModelConfig) -> str | None:
 
 
 def prints_of_places(recipe: RecipeConfig) -> dict[str, str]:
-    """Fingerprints of what the recipe names beside weights and documents, by key; only of what is on this machine."""
+    """Fingerprints of files on this machine that the recipe names, by key, except weights and documents."""
     return {key: str(print_of(path)) for key, path in _named(recipe) if _real(path)}
 
 
@@ -92,13 +92,13 @@ def _named(recipe: RecipeConfig) -> Iterator[tuple[str, str]]:
 
 
 def _are_paths(then: Any, now: Any) -> bool:
-    """Whether two values may name the same documents: what the second one names is there."""
+    """Whether two values may name the same documents: the paths in the second one exist."""
     values = now if isinstance(now, list) else [now]
     return type(then) is type(now) and bool(values) and all(_real(value) for value in values)
 
 
 def _real(value: Any) -> set[str]:
-    """What a path or pattern names on the disk, without symbolic links; empty for all other values."""
+    """The existing paths that a path or pattern names, without symbolic links; empty for all other values."""
     if not isinstance(value, str) or not value.strip() or len(value) > LONGEST or "\n" in value:
         return set()
     whole = os.path.expanduser(value)

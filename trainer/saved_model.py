@@ -49,7 +49,7 @@ def as_saved(recipe: RecipeConfig, checkpoint: Path | None, speaks: bool = True)
 
     Args:
         checkpoint: of any tool; None for a run that begins.
-        speaks: log what the checkpoint says otherwise than the folder of the weights; one rank does.
+        speaks: log the differences between checkpoint and folder of the weights; one rank does.
 
     Raises:
         UserError: a file of the checkpoint cannot be read.
@@ -75,12 +75,12 @@ def model_as_saved(model: ModelConfig, checkpoint: Path, speaks: bool = False) -
     except (OSError, ValueError) as error:
         raise UserError(_unreadable(checkpoint, f"its {FILE} cannot be read ({error})")) from None
     if speaks:
-        _tell_configuration(model, checkpoint)
+        _log_configuration(model, checkpoint)
     return found
 
 
 def model_of_run(model: ModelConfig, run_dir: str) -> ModelConfig:
-    """The model of a recipe for checks before a run: the adapters of the run that goes on there need no folder."""
+    """The model of a recipe for checks before a run. If a run goes on, its newest checkpoint describes its adapters."""
     if model.adapter is None or model.adapter.path is None:
         return model
     newest = next(iter(complete_checkpoints(Path(run_dir) / "checkpoints")), None)
@@ -163,7 +163,7 @@ def _unreadable(checkpoint: Path, why: str) -> Problem:
     return Problem("checkpoint", why, "name another checkpoint, for example an older one", str(checkpoint))
 
 
-def _tell_configuration(model: ModelConfig, checkpoint: Path) -> None:
+def _log_configuration(model: ModelConfig, checkpoint: Path) -> None:
     """Log the fields in which the folder of the weights no longer describes the model of the checkpoint."""
     set_here = [name for name, _ in model.spec.fixed] + (["vocab_size"] if model.resize_embeddings else [])
     try:

@@ -34,7 +34,7 @@ def set_metrics(
     Args:
         limit: most samples of the set; None takes all.
         records: takes a record of every sample.
-        counted: passes on the batches as they are read.
+        counted: a function that passes the batches on, and may count them.
     """
     mesh, mixture = evaluation.strategy.mesh, corpus.mixture
     ranks = mesh.data_rank, mesh.data_size

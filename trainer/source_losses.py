@@ -41,7 +41,7 @@ class SourceLosses:
         self._sums.zero_()
 
     def beside(self, loss: LossFunction) -> LossFunction:
-        """``loss``, beside which the losses by source are computed."""
+        """A loss function like ``loss`` that also computes the losses by source."""
         if not self._counts:
             return loss
 

@@ -31,7 +31,7 @@ class StepMetrics:
         self._totals = {}
 
     def beside(self, loss: LossFunction) -> LossFunction:
-        """``loss``, beside which the sums are computed."""
+        """A loss function like ``loss`` that also computes the sums."""
         if not self._counts:
             return loss
 

@@ -15,7 +15,7 @@ from ...models.loss import IGNORE
 from ...parallel.micro_batch import MicroBatch
 from .base_collator import Collator, Sample, positions
 from .image_collator import stacked
-from .image_rows import opened_image, picture_sizes, pixel_values
+from .image_rows import image_sizes, opened_image, pixel_values
 from .padded_collator import padded
 from .processors import channels_of, image_processor, vision_part
 from .report.picture_views import with_boxes
@@ -73,7 +73,7 @@ class BoxedImages(Samples):
         return {"image (pixel_values)": framed, "boxes (middle and size)": "\n".join(named) or "none"}
 
     def lengths(self, rows: Mapping[str, list[Any]]) -> dict[str, list[float]]:
-        return {**picture_sizes(rows["image"]), "boxes": [float(len(boxes or [])) for boxes in rows["boxes"]]}
+        return {**image_sizes(rows["image"]), "boxes": [float(len(boxes or [])) for boxes in rows["boxes"]]}
 
 
 @dataclass

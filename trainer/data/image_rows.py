@@ -45,15 +45,15 @@ class LabelledImages(Samples):
         return {"image": path or "an image without a file name", "label": self.labels.shown(row)}
 
     def lengths(self, rows: Mapping[str, list[Any]]) -> dict[str, list[float]]:
-        return picture_sizes(rows["image"])
+        return image_sizes(rows["image"])
 
 
-def picture_sizes(pictures: Sequence[Any]) -> dict[str, list[float]]:
+def image_sizes(images: Sequence[Any]) -> dict[str, list[float]]:
     """Width and height of stored images, read from their headers; files that are no images are left out."""
     from PIL import Image, UnidentifiedImageError
 
     sizes = []
-    for stored in pictures:
+    for stored in images:
         try:
             image = stored if isinstance(stored, Image.Image) else Image.open(_file(stored))
             sizes.append(image.size)

@@ -10,7 +10,7 @@ import numpy as np
 from ...errors import Problem, UserError
 from ...models.facts import Facts
 from .base_collator import Sample
-from .image_rows import opened_image, picture_sizes, pixel_values
+from .image_rows import image_sizes, opened_image, pixel_values
 from .processors import channels_of, image_processor, vision_part
 from .samples import Given, Samples
 from .text_rows import ended, text_processor, token_counts
@@ -48,7 +48,7 @@ class CaptionedImages(Samples):
         return {"image": "an image", "text": str(row["text"])}
 
     def lengths(self, rows: Mapping[str, list[Any]]) -> dict[str, list[float]]:
-        return {"tokens": token_counts(self.processor.tokenizer, rows["text"]), **picture_sizes(rows["image"])}
+        return {"tokens": token_counts(self.processor.tokenizer, rows["text"]), **image_sizes(rows["image"])}
 
     def longest(self) -> dict[str, float | None]:
         return {"tokens": self.length}

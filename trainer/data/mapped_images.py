@@ -12,7 +12,7 @@ from PIL import Image
 from ...models.facts import Facts
 from .base_collator import Sample
 from .image_collator import NO_CLASS
-from .image_rows import opened_image, picture_sizes, pixel_values
+from .image_rows import image_sizes, opened_image, pixel_values
 from .processors import channels_of, image_processor, vision_part
 from .samples import Given, Samples
 
@@ -52,7 +52,7 @@ class MappedImages(Samples):
         return {"image": "an image", "map": "a map of its classes"}
 
     def lengths(self, rows: Mapping[str, list[Any]]) -> dict[str, list[float]]:
-        return picture_sizes(rows["image"])
+        return image_sizes(rows["image"])
 
 
 def _numbers(stored: Any) -> np.ndarray:

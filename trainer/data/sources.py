@@ -58,9 +58,9 @@ class Source(Protocol):
         """A string that changes when the documents change."""
         ...
 
-    # Optional, beside these: ``look() -> list[str] | None``, which refuses what a glance shows and gives the documents
-    # if they are few; ``content() -> str``, a fingerprint that a copy elsewhere shares; ``notes() -> list[str]``, lines
-    # for people about what was found; ``without_text``, names of what gave no document in the last ``load``.
+    # Optional methods: ``look() -> list[str] | None`` refuses problems that show quickly, and returns the documents if
+    # they are few; ``content() -> str`` is a fingerprint that is equal for copies elsewhere; ``notes() -> list[str]``
+    # are lines for the log. Optional attribute: ``without_text``, names of files without a document in the last load.
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Samples of audio: speech with its text (for CTC models), and audio clips with a label."""
+"""Convert rows of audio to samples: speech with its transcript (for CTC models), and audio clips with a label."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def features(extractor: Any, stored: Any) -> dict[str, np.ndarray]:
 
 
 def speech_tokenizer(given: Given) -> Any:
-    """The tokenizer that the recipe names, or that of the weights, or else one of the characters in the texts."""
+    """The tokenizer that the recipe names, or that of the weights, or else a new one of the texts' characters."""
     from transformers import AutoTokenizer, Wav2Vec2CTCTokenizer
 
     config = given.config.tokenizer

@@ -1,6 +1,6 @@
-"""Samples of speech with its text, for encoder-decoder models that write the text token by token.
+"""Convert rows of audio to samples: speech with its transcript, and audio with captions.
 
-It also has samples of audio with captions, for models that compare the two.
+Transcripts are for encoder-decoder models that generate the text (Whisper), captions for contrastive models (CLAP).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class WrittenSpeech(Samples):
 
 
 class CaptionedSounds(Samples):
-    """An audio clip and its caption, for models that hear the one and read the other."""
+    """An audio clip and its caption, for models that read both."""
 
     columns: ClassVar[dict[str, bool]] = {"audio": True, "text": True}
     unit = "frames"
@@ -83,7 +83,7 @@ class CaptionedSounds(Samples):
 
 
 class SpeechAndText:
-    """A feature extractor and a tokenizer, saved side by side as transformers' processors of both are."""
+    """A feature extractor and a tokenizer, saved into one folder like a combined processor of transformers."""
 
     def __init__(self, feature_extractor: Any, tokenizer: Any) -> None:
         self.feature_extractor, self.tokenizer = feature_extractor, tokenizer

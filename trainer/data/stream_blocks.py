@@ -157,7 +157,7 @@ def next_rows(reader: BlockReader, config: DataConfig, count: int, key: tuple[in
 
 
 def _one_number(key: tuple[int, ...]) -> int:
-    """One number for a key of several."""
+    """A hash of a key of several numbers, as one number."""
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=7).digest(), "little")
 
 

@@ -1,4 +1,4 @@
-"""Samples of text pairs for encoder-decoder models: a text to read, and a text to write."""
+"""Convert rows of text pairs to samples for encoder-decoder models: a text to read, and a text to generate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples of texts, or pairs of texts, with a label, for classification or regression."""
+"""Convert rows of labelled texts, or pairs of texts, to samples for classification or regression."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def token_counts(tokenizer: Any, texts: Sequence[Any], pairs: Sequence[Any] | No
 
 
 def ended(encode: Any, text: str, tokenizer: Any, length: int) -> np.ndarray:
-    """Tokens of a text that a model is to write, at most ``length``, with the token that ends it.
+    """Tokens of a text that a model learns to generate, at most ``length``, with an end token.
 
     Args:
         encode: the tokenizer, or a function like it.
@@ -76,7 +76,7 @@ def text_processor(
     """The tokenizer of ``data.tokenizer``, of the weights, or one trained on ``columns`` of the rows.
 
     Args:
-        beside: further texts to train it on, which samples hold too.
+        beside: further texts to train it on, such as a prefix that every sample gets.
         said: gives the texts of the rows, in place of ``columns``.
     """
     config = given.config.tokenizer

@@ -1,4 +1,4 @@
-"""Check the tokens and labels in a collator's first micro-batches, such as their type, range and shift."""
+"""Check the tokens and labels in a collator's first micro-batches: their type, range and shift by one token."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ PASSED = {"input_ids", "input_values", "input_features", "pixel_values", "flatte
 
 
 def wrong_tokens(micro: MicroBatch, method: str, next_tokens: bool) -> Iterator[str]:
-    """What is wrong with tokens and their labels, as a clause: they are whole numbers from 0 on, and labels are shifted
-    to the positions that predict them.
+    """Clauses on wrong tokens and labels: tokens must be integers from 0 on, and each label must stand at the position
+    that predicts it.
 
     Args:
         method: of the collator that made ``micro``.
@@ -79,7 +79,7 @@ def refuse_unknown_tokens(batch: StepBatch, model: Any, component: Component | N
 
 
 def _embeddings(model: Any) -> int | None:
-    """How many tokens a model of transformers knows; of models with several parts, the one that reads texts."""
+    """Vocabulary size of a transformers model; in a model of several parts, of the part that reads texts."""
     try:
         found = getattr(model.get_input_embeddings(), "num_embeddings", None)
     except NotImplementedError:  # a model of several parts

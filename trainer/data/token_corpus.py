@@ -1,4 +1,4 @@
-"""The corpus of prepared documents: blocks of their tokens, read by index from memory-mapped files."""
+"""Give a run the samples of prepared documents: blocks of their tokens, read by index from memory-mapped files."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ def train_tokenizer(config: TokenizerConfig, texts: Callable[[], Iterable[str]])
     Args:
         texts: gives the documents; called twice for WordPiece.
     """
-    from .tokenizer_kinds import finished, inner_characters, settled, untrained
+    from .tokenizer_kinds import finished, inner_characters, reproducible, untrained
 
     before: list[str] = []
     if config.kind == "wordpiece":
@@ -161,12 +161,12 @@ def train_tokenizer(config: TokenizerConfig, texts: Callable[[], Iterable[str]])
             LONGEST_WORD,
             cut.longest,
         )
-    tokenizer = settled(config.kind, tokenizer, len(trainer.special_tokens) - len(before))
+    tokenizer = reproducible(config.kind, tokenizer, len(trainer.special_tokens) - len(before))
     return finished(config.kind, tokenizer, special)
 
 
 def _train(tokenizer: Any, trainer: Any, config: TokenizerConfig, texts: Callable[[], Iterable[str]]) -> WordCutter:
-    """Give a tokenizer its vocabulary; returns what has cut words."""
+    """Give a tokenizer its vocabulary; returns the object that has cut and counted long words."""
     cut = WordCutter()
     batches = _batched(cut(islice(texts(), config.sample_documents)))
     # A thread, since the library ignores Ctrl-C while it trains; a daemon, so that it does not keep the process alive.

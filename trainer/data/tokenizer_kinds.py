@@ -20,11 +20,11 @@ WORD = r"\n[^\S\n]*|\w+|[^\w\s]"
 """A line break with the indentation behind it, a run of letters and digits, or another mark."""
 SPACED_WORD = r"\S+"
 INNER = "##"
-"""What WordPiece writes before a piece inside of a word."""
+"""Prefix of WordPiece's pieces inside of a word."""
 DIGITS = 3
 """Decimals that are kept of a piece's log-probability; those from the eleventh on differ from process to process."""
 PENALTY = 1e-4
-"""Steps between the scores that the library gives to characters which only its alphabet asks for."""
+"""Difference between successive scores that the library gives to characters that occur in no piece."""
 SENTINELS = 100
 """Tokens that stand for masked spans in T5's pre-training (https://arxiv.org/abs/1910.10683, section 3.1.4)."""
 
@@ -49,8 +49,8 @@ def inner_characters(tokenizer: Tokenizer) -> list[str]:
     return sorted(token for token in tokenizer.get_vocab() if token.startswith(INNER) and len(token) == len(INNER) + 1)
 
 
-def settled(kind: str, tokenizer: Tokenizer, special: int) -> Tokenizer:
-    """The tokenizer that every process gets from the same documents.
+def reproducible(kind: str, tokenizer: Tokenizer, special: int) -> Tokenizer:
+    """Make a trained tokenizer equal to that of every other process that is trained on the same documents.
 
     Args:
         special: number of special tokens, which stand first.
@@ -62,13 +62,13 @@ def settled(kind: str, tokenizer: Tokenizer, special: int) -> Tokenizer:
         content["added_tokens"] = content["added_tokens"][:special]
     elif kind == "unigram":  # sums of threads differ in their last digits, and tokens are sorted by them
         pieces = content["model"]["vocab"]
-        content["model"]["vocab"] = [*pieces[:special], *_settled_scores(pieces[special:])]
+        content["model"]["vocab"] = [*pieces[:special], *_reproducible_scores(pieces[special:])]
     else:
         return tokenizer
     return Tokenizer.from_str(json.dumps(content))
 
 
-def _settled_scores(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
+def _reproducible_scores(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
     """Pieces with rounded scores, in their order.
 
     The library adds characters of its alphabet that no piece spells, in the order of a hash table, each ``PENALTY``

@@ -31,7 +31,7 @@ def wanted_columns(task: Component | None) -> dict[str, bool] | None:
 
 
 def _columns(classes: dict[str, ast.ClassDef], name: str) -> ast.expr | None:
-    """What is assigned to ``columns`` in the class, or in one that it inherits from."""
+    """The expression assigned to ``columns`` in the class, or in a class that it inherits from."""
     if name not in classes:
         return None
     for node in classes[name].body:
@@ -42,7 +42,7 @@ def _columns(classes: dict[str, ast.ClassDef], name: str) -> ast.expr | None:
 
 
 def _value(node: ast.expr | None, tree: ast.Module, module: str) -> dict[str, bool] | None:
-    """A literal, or what has a name in a module that ``tree`` imports it from; such modules are light."""
+    """The value of a literal, or of a name that ``tree`` imports from a module; such modules import quickly."""
     if not isinstance(node, ast.Name):
         return None if node is None else ast.literal_eval(node)
     for line in tree.body:

@@ -18,7 +18,7 @@ from .run_files import Line, RunFiles
 BUCKETS, IN_ALL, LEAST = 600, 4000, 100
 """Buckets of one run, of all runs of a page together, and of a run among many."""
 NO_CURVE = ("step", "epoch", "train_tokens_cut", "samples_per_second", "step_seconds", "skipped", "averaged")
-"""Numbers of training lines that no curve is drawn of: axes, and what other curves show."""
+"""Numbers of training lines for which no curve is drawn: axes, and values that other curves show."""
 TITLES = {
     "loss": "loss",
     "lr": "learning rate",
@@ -74,7 +74,7 @@ def curves(run: RunFiles, runs: int) -> dict[str, Any]:
 
 
 def charts(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Which charts the page has: title, the metric of training lines and that of evaluations in each."""
+    """The charts of the page, each with a title, the metric of training lines, and that of evaluations."""
     training = _union(one["y"] for one in found)
     evaluated = _union(one["eval"]["y"] for one in found)
     units = list(dict.fromkeys(one["unit"] for one in found if one["unit"]))
@@ -89,7 +89,7 @@ def charts(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def short(value: Any, digits: int = 5) -> float | int | None:
-    """A number with few digits, which is enough for a picture; None for None, and for a number that is not finite."""
+    """A number with few digits, which is enough for a plot; None for None, and for a number that is not finite."""
     if value is None or not math.isfinite(value):
         return None
     rounded = float(f"{value:.{digits}g}")

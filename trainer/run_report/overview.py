@@ -26,7 +26,7 @@ MOST_ROWS = 200
 
 
 def chip(run: RunFiles) -> Html:
-    """How a run stands, as a coloured word."""
+    """The state of a run, as a coloured word."""
     return Html(f'<span class="chip {run.state}">{text(STATES.get(run.state, "state unknown"))}</span>')
 
 

@@ -19,7 +19,7 @@ PARTS = {
 }
 KINDS = {"F": "forward", "B": "backward", "I": "backward, inputs", "W": "backward, weights"}
 WIDE, HIGH, LEFT, TOP = 960, 34, 64, 8
-"""Width of the picture of a pipeline, height of a rank's row, and its margins, in units of the picture."""
+"""Width of the drawing of a pipeline, height of a rank's row, and margins, in units of the SVG."""
 MOST_RANKS, MOST_ACTIONS = 64, 4096
 
 
@@ -106,10 +106,10 @@ def timeline(run: RunFiles) -> str:
         f"Step {number(found.get('step'))} as measured: {end * 1e3:,.1f} ms, in which ranks are idle or wait for "
         f"messages {idle:.0%} of the time. Numbers are micro-batches."
     )
-    return section("timeline", "The pipeline in time", [f'<p class="key">{keys}</p>', _picture(rows, end)], about)
+    return section("timeline", "The pipeline in time", [f'<p class="key">{keys}</p>', _timeline_svg(rows, end)], about)
 
 
-def _picture(rows: Sequence[tuple[int, list[Any]]], end: float) -> str:
+def _timeline_svg(rows: Sequence[tuple[int, list[Any]]], end: float) -> str:
     high = TOP + HIGH * len(rows) + 24
     scale = (WIDE - LEFT - 8) / end
     stages = sorted({action[1] for _, actions in rows for action in actions})
@@ -132,10 +132,10 @@ def _picture(rows: Sequence[tuple[int, list[Any]]], end: float) -> str:
         x = LEFT + end * scale * part / 4
         parts.append(f'<text class="tick" x="{x:.0f}" y="{high - 4}">{end * part / 4 * 1e3:,.1f} ms</text>')
     label = f"actions of {len(rows)} ranks in time"
-    picture = (
+    drawing = (
         f'<svg class="ranks" viewBox="0 0 {WIDE + 24} {high}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
     )
-    return f'<div class="scroll" role="region" aria-label="timeline" tabindex="0">{picture}</div>'
+    return f'<div class="scroll" role="region" aria-label="timeline" tabindex="0">{drawing}</div>'
 
 
 def _rows(found: Any) -> Iterator[tuple[int, list[Any]]]:

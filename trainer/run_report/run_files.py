@@ -56,7 +56,7 @@ class RunFiles:
     warnings: list[tuple[str, str, str]] = field(default_factory=list)
     """Time, level and text."""
     state: str = ""
-    """How the run stands: running, done, stopped, left, diverged, failed, killed; empty if nothing tells."""
+    """State of the run: running, done, stopped, left, diverged, failed, killed; empty if nothing tells."""
 
     @property
     def step(self) -> int:

@@ -79,7 +79,7 @@ def studies(found: Sequence[Study]) -> Iterator[str]:
     for study in found:
         of = f" of {study.name}" if len(found) > 1 else ""
         yield _trials(study.trials, f"Trials{of}")
-        images = [_picture(title, svg) for title, svg in study.pictures.items()]
+        images = [_plot(title, svg) for title, svg in study.pictures.items()]
         yield section("pictures", f"Pictures{of or ' of the study'}", images)
 
 
@@ -104,7 +104,7 @@ def _trials(found: Sequence[Mapping[str, Any]], title: str) -> str:
     return section("trials", title, parts)
 
 
-def _picture(title: str, svg: str) -> str:
+def _plot(title: str, svg: str) -> str:
     """A plot as an HTML image, in which scripts do not run and whose styles do not change the page."""
     data = base64.b64encode(svg.encode("utf-8", "replace")).decode()
     image = f'<img alt="{text(title)}" src="data:image/svg+xml;base64,{data}">'

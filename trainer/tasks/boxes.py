@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def picture_losses(
+def image_losses(
     logits: Tensor, found: Tensor, targets: dict[str, Any], weights: tuple[float, float, float], nothing: float
 ) -> dict[str, Tensor]:
     """Sums over all images of their losses, and over all boxes of correct classes and of overlaps.
@@ -22,17 +22,15 @@ def picture_losses(
     """
     logits, found = logits.float(), found.float()
     sums = {name: logits.sum() * 0.0 for name in ("loss", "boxes", "right", "overlap")}
-    for picture in targets["pictures"].nonzero().flatten().tolist():
-        classes = targets["classes"][picture]
+    for image in targets["pictures"].nonzero().flatten().tolist():
+        classes = targets["classes"][image]
         there = classes >= 0
-        one = _one_picture(
-            logits[picture], found[picture], classes[there], targets["boxes"][picture][there], weights, nothing
-        )
+        one = _image_loss(logits[image], found[image], classes[there], targets["boxes"][image][there], weights, nothing)
         sums = {name: sums[name] + value for name, value in one.items()}
     return sums
 
 
-def _one_picture(
+def _image_loss(
     logits: Tensor, found: Tensor, classes: Tensor, boxes: Tensor, weights: tuple[float, float, float], nothing: float
 ) -> dict[str, Tensor]:
     queries, order = _assigned(logits, found, classes, boxes, weights)

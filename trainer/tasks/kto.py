@@ -18,8 +18,8 @@ class KTO(Preference):
     z estimates the divergence of the policy from the reference: the mean of r over prompts with answers to other
     prompts, at least 0, and without gradient. It is that of the *global* batch, whatever the plan, and in an
     evaluation that of the whole set. Metrics: loss, kl (z), the share of answers whose reward is on the right side of z
-    (accuracy), rewards and log-probabilities of both kinds, and their difference (margin). What is of one kind is left
-    out where there are no answers of that kind.
+    (accuracy), rewards and log-probabilities of both kinds, and their difference (margin). Metrics of one kind are
+    left out where there are no answers of that kind.
     """
 
     samples = "trireme.trainer.data.preference.preference_rows.Judged"

@@ -41,14 +41,14 @@ class ObjectDetection(Task):
         return int(targets["pictures"].sum())
 
     def loss(self, outputs: Any, targets: dict[str, Any]) -> Tensor:
-        from .boxes import picture_losses
+        from .boxes import image_losses
 
-        return picture_losses(outputs.logits, outputs.pred_boxes, targets, self.weights, self.nothing)["loss"]
+        return image_losses(outputs.logits, outputs.pred_boxes, targets, self.weights, self.nothing)["loss"]
 
     def evaluate(self, outputs: Any, targets: dict[str, Any]) -> Sums:
-        from .boxes import picture_losses
+        from .boxes import image_losses
 
-        sums = picture_losses(outputs.logits, outputs.pred_boxes, targets, self.weights, self.nothing)
+        sums = image_losses(outputs.logits, outputs.pred_boxes, targets, self.weights, self.nothing)
         return {**sums, "labels": targets["pictures"].sum()}
 
     def metrics(self, sums: dict[str, Any]) -> dict[str, float]:

@@ -40,7 +40,7 @@ class Answers(NamedTuple):
 
 
 class Preference(Task):
-    """Computes log-probabilities of answers; classes below make a loss of them."""
+    """Computes log-probabilities of answers; subclasses compute a loss from them."""
 
     head = "causal_lm"
     chats = True

@@ -18,7 +18,7 @@ NO_CLASS = 255
 class SemanticSegmentation(Task):
     """Loss in nats per pixel; metrics: loss, accuracy of pixels, and mean over classes of intersection by union.
 
-    Logits are brought to the size of the map. Auxiliary heads, whose results a model does not give, are not trained.
+    Logits are brought to the size of the map. Auxiliary heads are not trained: models do not return their outputs.
     """
 
     head = "semantic_segmentation"

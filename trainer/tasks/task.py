@@ -49,10 +49,10 @@ class Task(ABC):
     """Whether the samples of rows are made of conversations where ``data.chat`` is set."""
 
     def configure(self, processor: Any, facts: Facts) -> None:
-        """Take what the task needs of the data, once, before any batch.
+        """Store the properties of the data that the task needs, once, before any batch.
 
         Args:
-            processor: what makes inputs of raw data.
+            processor: object that turns raw data into inputs, such as a tokenizer.
             facts: vocabulary and labels of the data.
         """
         return None
@@ -111,8 +111,8 @@ class Task(ABC):
         return self.loss(model(**inputs), targets)
 
     def evaluation_step(self, model: Any, inputs: dict[str, Any], targets: dict[str, Any]) -> Any:
-        """What ``evaluate`` and ``records`` get as outputs of a micro-batch, without gradient. Override it to call the
-        model otherwise than once with ``inputs``; every rank must call it equally often."""
+        """Outputs of a micro-batch for ``evaluate`` and ``records``, without gradient. Override it to call the model
+        otherwise than once with ``inputs``; every rank must call it equally often."""
         return model(**inputs)
 
     def prompt(self, inputs: dict[str, Any], targets: dict[str, Any]) -> dict[str, Any]:
@@ -120,8 +120,8 @@ class Task(ABC):
         return {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
 
     def records(self, outputs: Any, targets: dict[str, Any]) -> dict[str, Any]:
-        """What is kept of each sample for predictions, by name: small tensors [samples, ...], or lists with a value per
-        sample. A text that the model has written is kept without this, as ``written``."""
+        """Values to keep of each sample for predictions, by name: small tensors [samples, ...], or lists with a value
+        per sample. A text that the model has written is kept without this, as ``written``."""
         return {}
 
     def prediction(self, record: dict[str, Any], facts: Facts, tokenizer: Any) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class AboutRun:
 
 
 def about_run(trainer: Trainer, tracker: Tracker, found: str | None) -> AboutRun:
-    """What ``tracker`` is told; ``found``: the id in the run folder."""
+    """The description of the run for ``tracker``; ``found``: the id in the run folder."""
     run = trainer.recipe.run
     return AboutRun(
         folder=trainer.run_dir,

@@ -22,7 +22,7 @@ AUTOMATIC = (
     "matplotlib", "tensorflow", "tensorboard", "pytorch", "xgboost", "scikit", "fastai", "lightgbm", "hydra",
     "tfdefines", "joblib", "megengine", "catboost", "gradio", "jsonargparse", "detect_repository",
 )  # fmt: skip
-"""What ClearML would log by itself, or look for: its search for a repository alone takes ten seconds."""
+"""Libraries that ClearML would log by itself, and its search for a repository, which takes ten seconds."""
 
 
 @dataclass(eq=False)

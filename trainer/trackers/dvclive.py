@@ -44,7 +44,7 @@ class DvcLive(Tracker):
             raise NoLogin(why, "git init && dvc init, start the run inside of a repository, or leave them out")
 
     def _needs_repository(self) -> str:
-        """What only a repository can take, in words; empty if nothing is asked for that does."""
+        """The options in use that need a repository, in words; empty if there are none."""
         kept = "checkpoints" if "checkpoints" in self.artifacts else ""
         return " and ".join(filter(None, [kept, "experiments" if self.experiment else ""]))
 

@@ -53,8 +53,8 @@ class Flyte(Tracker):
 
     def keep(self, kind: str, path: Path, step: int) -> None:
         if kind == "curve":
-            picture = base64.b64encode(path.read_bytes()).decode()
-            self._files[kind] = f'<img src="data:image/png;base64,{picture}">'
+            image = base64.b64encode(path.read_bytes()).decode()
+            self._files[kind] = f'<img src="data:image/png;base64,{image}">'
         elif kind == "samples":
             self._files[kind] = f"<pre>{escape(path.read_text(encoding='utf-8', errors='replace'))}</pre>"
         else:

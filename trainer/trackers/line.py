@@ -12,7 +12,7 @@ Status = Literal["finished", "interrupted", "failed"]
 
 @dataclass(frozen=True)
 class Line:
-    """The numbers of one training line, evaluation, or look at the machine."""
+    """The numbers of one training line, evaluation, or measurement of the machine."""
 
     step: int
     time: float

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("trireme.trainer.trackers")
 PAUSE = 1.0
-"""Seconds between two looks at the queue."""
+"""Seconds between two checks of the queue."""
 LONGEST_WAIT = 60.0
 """Most seconds before a service that has failed is tried again; the wait doubles from ``PAUSE`` on."""
 MOST = 100_000
@@ -40,7 +40,7 @@ class Sender:
 
     Args:
         tracker: the tracker, already started.
-        reported: the notes on what it holds.
+        reported: the record of the lines that were reported.
         system_seconds: seconds between figures of the machine; None takes none.
         device: of the main rank.
     """

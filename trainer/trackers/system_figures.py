@@ -20,7 +20,7 @@ MIB = 2**20
 
 
 class SystemFigures:
-    """Looks at the machine; rates are those since the look before."""
+    """Measures the machine; rates refer to the time since the previous measurement."""
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._process = device, psutil.Process()

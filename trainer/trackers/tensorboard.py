@@ -116,7 +116,7 @@ class EventFile:
         self._add(step=step, summary=self._summary.Summary(value=[value]))
 
     def picture(self, tag: str, png: bytes, step: int) -> None:
-        """Add a PNG picture."""
+        """Add a PNG image."""
         width, height = struct.unpack(">II", png[16:24])
         image = self._summary.Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
         self._add(step=step, summary=self._summary.Summary(value=[self._summary.Summary.Value(tag=tag, image=image)]))

@@ -221,7 +221,7 @@ class Tracker(TrackerOptions):
         except NoLogin as error:
             raise UserError(Problem("tracker", f"{self.TITLE}: {error}", error.fix, self.KEY)) from None
         except Exception as error:
-            from ..restart import attempt  # imported here, since it imports torch
+            from ..restart import attempt  # imported here, since only this failure needs it
 
             if attempt():  # ranks that are started again must go on, and the service may be back soon
                 log.warning("%s cannot be reached now: %s", self.TITLE, one_line(error))
