@@ -1,6 +1,5 @@
-"""Give a user's own data loader (``data.loader``) the interface of a corpus, so that a run trains on its samples.
-
-The loader gives finished samples, of texts or any other data.
+"""Give a user's own data loader (``data.loader``) the interface of a corpus, so that a run trains on its samples,
+which may be texts or any other data.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Convert rows of audio to samples: speech with its transcript, and audio with captions.
+"""Convert rows of audio and text to samples: speech with its transcript, and audio with captions.
 
 Transcripts are for encoder-decoder models that generate the text (Whisper), captions for contrastive models (CLAP).
 """
