@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .bit_fields import WORD, pack_rows, unpack_rows
 from .gptq_numbers import GptqNumbers
-from .number_format import Format, Parts, Shape, bits, floats
+from .number_format import Format, Parts, Shape, bits, floats, shape_of_bits
 
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 WIDTH = 4
@@ -35,7 +35,7 @@ class AwqNumbers(Format):
         return {
             "packed": ((inputs, outputs // EACH), torch.int32),
             "zeros": ((groups, outputs // EACH), torch.int32),
-            "scales": ((groups, outputs), torch.int16),
+            "scales": shape_of_bits((groups, outputs), self.scale_type),
         }
 
     def flaw(self, outputs: int, inputs: int) -> str:

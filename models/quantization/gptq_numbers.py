@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .bit_fields import WORD, pack_rows, unpack_rows
-from .number_format import Format, Parts, Shape, bits, floats
+from .number_format import Format, Parts, Shape, bits, floats, shape_of_bits
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class GptqNumbers(Format):
         return {
             "packed": ((inputs * self.width // WORD, outputs), torch.int32),
             "zeros": ((groups, outputs * self.width // WORD), torch.int32),
-            "scales": ((groups, outputs), torch.int16),
+            "scales": shape_of_bits((groups, outputs), self.scale_type),
             "groups": ((inputs,), torch.int32),
         }
 

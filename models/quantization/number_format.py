@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-INTEGERS = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}
-"""Type that holds the bits of a floating-point type."""
+INTEGERS = {torch.float32: torch.int32, torch.float16: torch.uint8, torch.bfloat16: torch.uint8}
+"""Type that holds the bits of a floating-point type; two bytes for one of 16 bits, since neither gloo nor NCCL sends
+integers of 16 bits."""
 Parts = Mapping[str, Tensor]
 """The tensors of one layer, by name."""
 Shape = tuple[tuple[int, ...], torch.dtype]
@@ -72,8 +73,14 @@ class Product(torch.autograd.Function):
 
 
 def bits(numbers: Tensor) -> Tensor:
-    """Floating-point numbers as integers of the same bits."""
+    """Floating-point numbers as integers of the same bits; the last dimension of 16-bit ones is doubled."""
     return numbers.contiguous().view(INTEGERS[numbers.dtype])
+
+
+def shape_of_bits(shape: tuple[int, ...], dtype: torch.dtype) -> Shape:
+    """Shape and type of the integers that ``bits`` makes of numbers of this shape and type."""
+    kind = INTEGERS[dtype]
+    return (*shape[:-1], shape[-1] * dtype.itemsize // kind.itemsize), kind
 
 
 def floats(integers: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -49,17 +49,18 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 QUICK = {
-    "fsdp_full_shard": [("llama_nf4", 1, "full"), ("gpt2_int8", 4, "uneven")],
-    "zero3": [("llama_nf4", 1, "full")],
+    "fsdp_full_shard": [("llama_nf4", 1, "full"), ("gpt2_int8", 4, "uneven"), ("llama_awq", 1, "full")],
+    "zero3": [("llama_nf4", 1, "full"), ("llama_gptq", 4, "uneven")],
     "pp_1f1b": [("llama_nf4", 4, "full")],
 }
 """Plan -> its cases: family, accumulation, masks."""
 LONG = {
-    "ddp": [("llama_nf4", 4, "noise"), ("gpt2_int8", 1, "full")],
-    "zero2": [("llama_nf4", 4, "uneven")],
-    "zero3": [("gpt2_int8", 4, "full")],
-    "pp_1f1b": [("gpt2_int8", 4, "full")],
-    "fsdp_hybrid_shard": [("llama_nf4", 1, "noise")],
+    "ddp": [("llama_nf4", 4, "noise"), ("gpt2_int8", 1, "full"), ("llama_gptq", 1, "noise"), ("llama_awq", 4, "full")],
+    "zero2": [("llama_nf4", 4, "uneven"), ("llama_gptq", 1, "full"), ("llama_awq", 4, "uneven")],
+    "zero3": [("gpt2_int8", 4, "full"), ("llama_awq", 1, "noise")],
+    "fsdp_full_shard": [("llama_gptq", 4, "uneven")],
+    "pp_1f1b": [("gpt2_int8", 4, "full"), ("llama_gptq", 4, "full"), ("llama_awq", 4, "uneven")],
+    "fsdp_hybrid_shard": [("llama_nf4", 1, "noise"), ("llama_gptq", 1, "full"), ("llama_awq", 4, "noise")],
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from trireme.models.adapter_config import AdapterConfig
 from trireme.models.model_config import ModelConfig
+from trireme.models.quantization.awq_numbers import AwqNumbers
+from trireme.models.quantization.gptq_numbers import GptqNumbers
+from trireme.models.quantization.number_format import floats
 from trireme.models.quantization.quantization_config import QuantizationConfig
 
 LORA = AdapterConfig(rank=2)
@@ -53,4 +57,20 @@ def write_codes(source: Path, folder: Path, method: str, tensors: dict[str, dict
     values = json.loads((source / "config.json").read_text())
     values["quantization_config"] = {"quant_method": method, **said}
     (folder / "config.json").write_text(json.dumps(values))
+    return folder
+
+
+def quantised_folder(source: Path, folder: Path, method: str, group_size: int = 16) -> Path:
+    """A copy of an exported folder, its projections rounded to 4 bits in the layout of ``gptq`` or ``awq``."""
+    form = {"gptq": GptqNumbers(4, group_size), "awq": AwqNumbers(group_size)}[method]
+    names = {"packed": "qweight", "zeros": "qzeros", "groups": "g_idx", "scales": "scales"}
+    tensors = {}
+    for name, weight in load_file(source / "model.safetensors").items():
+        if name.endswith("_proj.weight"):
+            parts = form.pack(weight)
+            parts["scales"] = floats(parts["scales"], form.scale_type)
+            tensors[name.removesuffix(".weight")] = {names[part]: tensor for part, tensor in parts.items()}
+    write_codes(source, folder, method, tensors, bits=4, group_size=group_size)
+    for file in source.glob("tokenizer*"):
+        shutil.copy(file, folder)
     return folder

@@ -17,10 +17,12 @@ from pathlib import Path
 
 from helpers.kept_ranks import kept_ranks
 from helpers.metrics import training, worst_difference
+from helpers.quantised import quantised_folder
 from helpers.recipes import TINY
 from helpers.several_runs import train_all, train_all_on_ranks
 from helpers.zero import load_deepspeed
 from parity.shapes import SHAPES
+from trireme.trainer.checkpoint.export.export_folder import export
 
 TOLERANCE = 1e-4
 STEPS = 20
@@ -49,6 +51,7 @@ DROPOUTS = {
 }
 DROPOUTS |= {"llama_lora": DROPOUTS["llama"], "gpt2_dora": DROPOUTS["gpt2"]}
 DROPOUTS |= {"llama_nf4": DROPOUTS["llama"], "gpt2_int8": DROPOUTS["gpt2"]}
+DROPOUTS |= {"llama_gptq": DROPOUTS["llama"], "llama_awq": DROPOUTS["llama"]}
 """Fields of the configuration, by family."""
 WITHOUT_TOKENS = ("image_classification", "ctc")
 ADAPTED = {
@@ -68,6 +71,11 @@ QUANTISED = {
     ),
 }
 """Runs with adapters on a quantised base, by a name that takes the place of a family (used in tests/dist)."""
+STORED = {
+    "llama_gptq": ("model=pretrained", "quantization=stored", "adapter=lora", "model.adapter.rank=4"),
+    "llama_awq": ("model=pretrained", "quantization=stored", "adapter=dora", "model.adapter.rank=4"),
+}
+"""The same on a folder that is quantised already, by the method at the end of the name."""
 ROUNDED = {"llama_qat": ("model=llama_tiny", "qat=int4", "model.qat.group_size=16")}
 """Runs with quantisation-aware training, by a name that takes the place of a family."""
 ADAPTER_PLANS = (
@@ -126,7 +134,7 @@ class Case:
 
     plan: str
     family: str
-    """One of ``FAMILIES``, a shape, or one of ``ADAPTED`` or ``QUANTISED``."""
+    """One of ``FAMILIES``, a shape, or one of ``ADAPTED``, ``QUANTISED``, ``STORED`` or ``ROUNDED``."""
     accumulation: int
     masks: str
     overrides: tuple[str, ...] = ()
@@ -198,7 +206,9 @@ def _common(folder: Path, family: str, masks: str, steps: int) -> list[str]:
     if family in SHAPES:
         model = [*SHAPES[family].overrides, *SHAPES[family].data(folder)]
     else:
-        model = list({**ADAPTED, **QUANTISED, **ROUNDED}.get(family, [f"model={family}_tiny"]))
+        model = list({**ADAPTED, **QUANTISED, **STORED, **ROUNDED}.get(family, [f"model={family}_tiny"]))
+    if family in STORED:
+        model.append(f"model.weights={_stored_base(folder / family, family)}")
     return [
         *model,
         *_masks(family, masks),
@@ -207,6 +217,15 @@ def _common(folder: Path, family: str, masks: str, steps: int) -> list[str]:
         "trainer.eval_at_end=false",
         "checkpoint.at_end=false",
     ]
+
+
+def _stored_base(folder: Path, family: str) -> Path:
+    """A small Llama in the format of GPTQ or AWQ, which is written once."""
+    method = family.rpartition("_")[2]
+    if not (folder / method).exists():
+        train_all([(TINY, folder / "run", ["model=llama_tiny", "trainer.max_steps=2"])])
+        quantised_folder(export(str(folder / "run"), str(folder / "whole")), folder / method, method)
+    return folder / method
 
 
 def _masks(family: str, masks: str) -> list[str]:
@@ -224,7 +243,7 @@ def _masks(family: str, masks: str) -> list[str]:
 def noise_of(family: str) -> list[str]:
     """Overrides for NEFTune and for every dropout of ``family``, also that of attention."""
     alpha = [] if family in WITHOUT_TOKENS else ["model.neftune_alpha=5"]
-    adapter = ["model.adapter.dropout=0.1"] if family in {**ADAPTED, **QUANTISED} else []
+    adapter = ["model.adapter.dropout=0.1"] if family in {**ADAPTED, **QUANTISED, **STORED} else []
     fields = (f"model.config.{name}=0.1" for name in DROPOUTS[family])
     return [*alpha, "model.attention=eager", *adapter, *fields]
 

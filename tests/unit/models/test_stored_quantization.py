@@ -130,7 +130,7 @@ def test_three_bits_are_a_stream() -> None:
     tensors, weight = gptq_layer(32, 32, 3, 1, False, 0)
     form = GptqNumbers(3, GROUP, False)
     parts = {"packed": tensors["qweight"], "zeros": tensors["qzeros"], "groups": tensors["g_idx"]}
-    parts["scales"] = tensors["scales"].view(torch.int16)
+    parts["scales"] = tensors["scales"].view(torch.uint8)
     torch.testing.assert_close(form.unpack(parts, 32, 32, torch.float32), weight, rtol=1e-6, atol=1e-6)
 
 
@@ -166,6 +166,18 @@ def test_rounding_keeps_within_half_a_step(form: Any) -> None:
     found = form.unpack(parts, 32, 64, torch.float32)
     half = steps.T.repeat_interleave(64 // steps.shape[0], 1) / 2
     assert ((found - weight).abs() <= half * 1.02).all()  # scales are rounded to half precision
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("make", [GptqNumbers, AwqNumbers])
+def test_parts_have_types_that_ranks_can_send(make: Any, kind: torch.dtype) -> None:
+    """Neither gloo nor NCCL sends integers of 16 bits."""
+    form = make(group_size=GROUP, scale_type=kind)
+    weight = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
+    parts = form.pack(weight)
+    assert {name: (tuple(one.shape), one.dtype) for name, one in parts.items()} == form.parts(32, 64)
+    assert {one.dtype for one in parts.values()} <= {torch.uint8, torch.int32}
+    assert form.unpack(parts, 32, 64, torch.float32).sub(weight).abs().max() < 0.3
 
 
 @pytest.mark.parametrize(
