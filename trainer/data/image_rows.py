@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -73,19 +73,37 @@ def opened_image(stored: Any, channels: int) -> Image:
     Raises:
         ValueError: it is no image.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import ImageOps
 
-    if stored is None:
-        raise ValueError("it has no image")
-    try:
-        image = stored if isinstance(stored, Image.Image) else Image.open(_file(stored))
+    def convert(image: Image) -> Image:
         # Cameras store how they were held; Pillow does not turn the image by itself.
         upright = ImageOps.exif_transpose(image)
         return (on_white(upright) if channels in (1, 3) else upright).convert(MODES[channels])
+
+    return read_image(stored, "image", convert)
+
+
+def read_image(stored: Any, column: str, convert: Callable[[Image], Image]) -> Image:
+    """Open an image given as bytes, path or Pillow image, and convert it.
+
+    Args:
+        column: what the image is called in messages.
+
+    Raises:
+        ValueError: it is no image.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    if stored is None:
+        raise ValueError(f"it has no {column}")
+    try:
+        image = convert(stored if isinstance(stored, Image.Image) else Image.open(_file(stored, column)))
+        image.load()
     except UnidentifiedImageError:  # whose message is an address in memory
-        raise ValueError("its image is of no format that Pillow reads") from None
+        raise ValueError(f"its {column} is of no format that Pillow reads") from None
     except (OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"its image cannot be read: {error}") from None
+        raise ValueError(f"its {column} cannot be read: {error}") from None
+    return image
 
 
 def on_white(image: Image) -> Image:
@@ -98,9 +116,9 @@ def on_white(image: Image) -> Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 
-def _file(stored: Any) -> Any:
+def _file(stored: Any, column: str = "image") -> Any:
     if isinstance(stored, dict):
         return io.BytesIO(stored["bytes"]) if stored.get("bytes") is not None else Path(stored["path"])
     if isinstance(stored, bytes | str):
         return io.BytesIO(stored) if isinstance(stored, bytes) else Path(stored)
-    raise ValueError(f"its image is a {type(stored).__name__}; give a file, its bytes, or a Pillow image")
+    raise ValueError(f"its {column} is a {type(stored).__name__}; give a file, its bytes, or a Pillow image")

@@ -12,7 +12,7 @@ from PIL import Image
 from ...models.facts import Facts
 from .base_collator import Sample
 from .image_collator import NO_CLASS
-from .image_rows import image_sizes, opened_image, pixel_values
+from .image_rows import image_sizes, opened_image, pixel_values, read_image
 from .processors import channels_of, image_processor, vision_part
 from .samples import Given, Samples
 
@@ -32,7 +32,7 @@ class MappedImages(Samples):
         self.facts = Facts(None, tuple(names))
 
     def sample(self, row: dict[str, Any]) -> Sample:
-        image, numbers = opened_image(row["image"], self.channels), _numbers(row["map"])
+        image, numbers = opened_image(row["image"], self.channels), class_numbers(row["map"])
         if numbers.shape != (image.height, image.width):
             raise ValueError(f"its map of {numbers.shape} pixels is not of the size of its image")
         known = numbers < len(self.facts.labels)
@@ -55,15 +55,19 @@ class MappedImages(Samples):
         return image_sizes(rows["image"])
 
 
-def _numbers(stored: Any) -> np.ndarray:
-    """The class numbers in a stored map: [height, width]."""
-    import io
+def class_numbers(stored: Any) -> np.ndarray:
+    """The class numbers in a stored map: uint8 [height, width].
 
-    data = stored["bytes"] if isinstance(stored, dict) else stored
-    opened = Image.open(io.BytesIO(data)) if isinstance(data, bytes) else Image.open(stored["path"])
-    array = np.asarray(opened)
+    Raises:
+        ValueError: it is no image with one class number per pixel.
+    """
+    image = read_image(stored, "map", lambda image: image)
+    array = np.asarray(image)
     if array.ndim != 2:
-        raise ValueError(f"its map is an image of the mode {opened.mode}; it must have one number per pixel")
+        raise ValueError(f"its map is an image of the mode {image.mode}; it must have one number per pixel")
+    if not ((array >= 0) & (array <= NO_CLASS)).all():
+        wrong = array[(array < 0) | (array > NO_CLASS)][0]
+        raise ValueError(f"its map has a {wrong}; classes have numbers from 0 to {NO_CLASS - 1}, {NO_CLASS} is none")
     return array.astype(np.uint8)
 
 
@@ -71,6 +75,6 @@ def _classes(given: Given) -> int:
     """Number of classes in the maps of the rows to train on."""
     most = 0
     for row in given.rows.select_columns(["map"]):
-        numbers = _numbers(row["map"])  # type: ignore[index]
+        numbers = class_numbers(row["map"])  # type: ignore[index]
         most = max(most, int(numbers[numbers != NO_CLASS].max(initial=0)))
     return most + 1

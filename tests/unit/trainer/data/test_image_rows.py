@@ -16,6 +16,7 @@ from trireme.errors import UserError
 from trireme.trainer.data.data_config import DataConfig
 from trireme.trainer.data.image_collator import ImageCollator
 from trireme.trainer.data.image_rows import LabelledImages, opened_image
+from trireme.trainer.data.mapped_images import class_numbers
 from trireme.trainer.data.samples import Given
 
 MODEL = SimpleNamespace(model_type="vit", image_size=8, num_channels=1)
@@ -120,3 +121,23 @@ def test_images_of_several_sizes_are_refused() -> None:
 def test_wrong_values_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"is (below 0|not a share)"):
         ImageCollator(1, seed=0, **wrong)
+
+
+def test_maps_of_classes_are_read_from_anything_that_holds_an_image(tmp_path: Path) -> None:
+    numbers = np.array([[0, 3], [255, 1]])
+    file = tmp_path / "map.png"
+    Image.fromarray(numbers.astype(np.uint8)).save(file)
+    for stored in (str(file), {"path": str(file), "bytes": None}, file.read_bytes(), Image.open(file)):
+        assert (class_numbers(stored) == numbers).all()
+
+
+def test_wrong_maps_of_classes_are_refused(tmp_path: Path) -> None:
+    wide, coloured = tmp_path / "wide.png", Image.new("RGB", (2, 2))
+    Image.fromarray(np.array([[0, 300]], np.uint16)).save(wide)
+    with pytest.raises(ValueError, match="its map has a 300; classes have numbers from 0 to 254"):
+        class_numbers(str(wide))
+    with pytest.raises(ValueError, match="mode RGB"):
+        class_numbers(coloured)
+    for stored, words in ((None, "it has no map"), (b"no image", "its map is of no format"), (7, "its map is a int")):
+        with pytest.raises(ValueError, match=words):
+            class_numbers(stored)
