@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 import yaml
 
+from ..parallel.usable_cores import usable_cores
 from ..trainer.trackers.tracker_library import library_version
 from .find_recipes import PACKAGE
 
@@ -120,7 +121,7 @@ def processors() -> list[Finding]:
 
     from .planning import host_memory
 
-    memory, cores = psutil.virtual_memory(), len(os.sched_getaffinity(0))
+    memory, cores = psutil.virtual_memory(), len(usable_cores())
     found = [
         Finding("processor", "cores", f"{cores} of {os.cpu_count()} may be used by this process"),
         Finding("processor", "memory", f"{memory.total / GIB:.1f} GiB, {memory.available / GIB:.1f} GiB available"),

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import Problem, UserError
+from ..parallel.usable_cores import usable_cores
 from ..trainer.interruption import STARTED, run_started
 from .error_report import DIVERGED, SAVED, RanksFailed
 from .failures import OWN_LAUNCH, left_a_file, raise_failure, write_message
@@ -60,7 +61,7 @@ def launched() -> bool:
 
 def cores_per_rank(ranks: int) -> int:
     """Cores for each of ``ranks`` ranks, out of those that this process may use."""
-    return max(len(os.sched_getaffinity(0)) // ranks, 1)
+    return max(len(usable_cores()) // ranks, 1)
 
 
 def import_ahead(ranks: int | None, imports: Sequence[str] = ()) -> None:

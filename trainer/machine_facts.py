@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..parallel.usable_cores import usable_cores
 from ..version import __version__
 
 if TYPE_CHECKING:
@@ -35,11 +36,10 @@ def machine(device: torch.device) -> dict[str, str]:
     import psutil
     import torch
 
-    cores = f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()}"
     found = {
         "host": socket.gethostname(),
         "system": f"{platform.system()} {platform.release()}",
-        "processor": f"{_processor()}, {cores} of {os.cpu_count()} cores",
+        "processor": f"{_processor()}, {len(usable_cores())} of {os.cpu_count()} cores",
         "memory": f"{psutil.virtual_memory().total / GIB:.0f} GiB",
     }
     if device.type == "cuda":

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 from ...errors import Problem, UserError
+from ...parallel.usable_cores import usable_cores
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -29,7 +30,7 @@ def shares(jobs: int, ranks: int) -> list[Share]:
     Raises:
         UserError: there are devices, but too few for each rank to have one.
     """
-    return share_out(sorted(os.sched_getaffinity(0)), devices(), jobs, ranks)
+    return share_out(usable_cores(), devices(), jobs, ranks)
 
 
 def share_out(cores: list[int], devices: list[str], jobs: int, ranks: int) -> list[Share]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ....errors import Problem, UserError
+from ....parallel.usable_cores import usable_cores
 from ....trainer.component import Component, instantiate, locate
 from ..shares import VISIBLE, devices
 from ..space import Parameter, Space
@@ -98,7 +99,7 @@ class RayTune(Engine):
             os.environ.setdefault(name, value)
         ray = self.module("ray")
         self.found = set(store.unfinished)
-        cores = len(os.sched_getaffinity(0))
+        cores = len(usable_cores())
         try:
             ray.init(
                 address="local",

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.command import command, trireme, trireme_here
+from trireme.parallel.usable_cores import usable_cores
 
 PLANS = {path.stem for path in (Path(__file__).parents[3] / "configs" / "plan").glob("*.yaml")}
 
@@ -53,3 +54,8 @@ def test_what_is_missing_comes_with_a_fix(tmp_path: Path) -> None:
 def test_without_json_tables_are_printed(found: dict, capsys: pytest.CaptureFixture[str]) -> None:
     said = trireme_here(capsys, "doctor").stdout
     assert all(word in said for word in ("software", "accelerator", "launcher", "zero3_nvme"))
+
+
+def test_cores_are_counted_where_the_system_does_not_say_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    assert usable_cores() == list(range(os.cpu_count() or 1))
