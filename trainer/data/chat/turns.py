@@ -73,7 +73,7 @@ class Turns:
             start, end, stop = self._region(chat, number)
             turns += end > start
             if chat.form.marks and conversation.messages[number]["role"] == ASSISTANT:
-                marked = text.generated & (text.turn == number)
+                marked = _marked(conversation, text, number)
                 learnt |= marked
                 if stop is None or not (marked.any() or not len(text.own(number))):
                     continue
@@ -210,13 +210,25 @@ def _outside(part: str, start: int, controls: list[Control]) -> Iterator[str]:
     yield part[place - start :]
 
 
+def _marked(conversation: Conversation, text: ChatText, number: int) -> np.ndarray:
+    """For each character, whether it is in a block ``{% generation %}`` of this message. A block behind all messages,
+    as around a last ``eos_token``, is the last message's."""
+    own = text.turn == number
+    if number == len(conversation.messages) - 1:
+        own[np.flatnonzero(text.turn >= 0).max(initial=-1) + 1 :] = True
+    return text.generated & own
+
+
 def _refuse_marks_of_others(conversation: Conversation, text: ChatText) -> None:
     """Refuse blocks ``{% generation %}`` at a message that is not the assistant's."""
-    roles = [message["role"] for message in conversation.messages]
-    for number in np.unique(text.turn[text.generated]):
-        if number < 0 or roles[number] != ASSISTANT:
-            whose = f"message {number + 1} ({roles[number]})" if number >= 0 else "no message"
-            raise ValueError(f"the template has a block for what the model writes at {whose}")
+    answers = [number for number, message in enumerate(conversation.messages) if message["role"] == ASSISTANT]
+    others = text.generated.copy()
+    for number in answers:
+        others &= ~_marked(conversation, text, number)
+    if others.any():
+        number = int(text.turn[others][0])
+        whose = f"message {number + 1} ({conversation.messages[number]['role']})" if number >= 0 else "no message"
+        raise ValueError(f"the template has a block for what the model writes at {whose}")
 
 
 def _refuse_others(text: ChatText, start: int, end: int, number: int) -> None:

@@ -122,6 +122,16 @@ def test_blocks_of_generation_are_found_however_they_are_written(tag: str) -> No
     assert runs(encoder, encoder({"messages": FOUR})) == ["One.", END, "Two.", END]
 
 
+def test_a_block_behind_all_messages_is_of_the_last_answer() -> None:
+    """As in a template that ends a conversation by ``eos_token``, where the assistant has the last word."""
+    encoder = encoder_of(GENERATION + "{% generation %}{{ '</s>' }}{% endgeneration %}")
+    assert runs(encoder, encoder({"messages": FOUR})) == ["One.", END, "Two.", END, "</s>"]
+    with pytest.raises(ValueError, match="a block for what the model writes at no message"):
+        encoder({"messages": FOUR[:3]})
+    with pytest.raises(ValueError, match="at no message"):
+        encoder_of("{% generation %}x{% endgeneration %}" + GENERATION)({"messages": FOUR})
+
+
 @pytest.mark.parametrize("comment", ["{# {% generation %} #}", "{% raw %}{% generation %}{% endraw %}"])
 def test_a_comment_is_no_block(comment: str) -> None:
     encoder = encoder_of(comment + CHATML)
