@@ -150,6 +150,7 @@ def read(
 
 def _train(composed: Composed, options: argparse.Namespace, own_process: bool) -> None:
     """Check, then train: as a rank if a launcher started this process, else in this process or in new ranks."""
+    from ..models.accept_in_subprocess import accept_apart
     from ..trainer.restart import attempt
     from ..trainer.run_folder import open_run_folder
     from .accelerate import take_gpus
@@ -161,6 +162,8 @@ def _train(composed: Composed, options: argparse.Namespace, own_process: bool) -
     composed = planned(composed, options.nproc)
     further = imports_of(composed.raw)
     import_ahead(options.nproc, further)
+    if not launched() and (options.nproc or 1) > 1 and isinstance(composed.raw.get("model"), dict):
+        accept_apart(composed.raw["model"])  # so that no rank waits until this process has imported torch
     recipe, ranks = checked(composed, options.nproc, options.accelerate, options.fresh and not attempt())
     if launched():
         _refuse_restarts(options.max_restarts)
@@ -191,10 +194,12 @@ def refuse_unusable(resume: str) -> None:
     Raises:
         UserError: it is missing or damaged.
     """
-    from ..trainer.checkpoint.load.weight_reader import usable_checkpoint
+    if resume in ("auto", "never"):
+        return
+    with quick_imports():  # torch and transformers
+        from ..trainer.checkpoint.load.weight_reader import usable_checkpoint
 
-    if resume not in ("auto", "never"):
-        usable_checkpoint(Path(resume).expanduser(), "--resume", contents=False)
+    usable_checkpoint(Path(resume).expanduser(), "--resume", contents=False)
 
 
 def _refuse_restarts(wanted: int) -> None:

@@ -161,12 +161,15 @@ def test_the_launcher_of_accelerate_hands_its_configuration_on(tmp_path: Path, a
     assert worst_difference(training(alone), training(tmp_path / "run")) < 1e-5
 
 
-def test_what_comes_before_ranks_imports_no_torch() -> None:
+@pytest.mark.parametrize("option", [[], ["--fresh"]], ids=["", "fresh"])
+def test_what_comes_before_ranks_imports_no_torch(option: list[str], tmp_path: Path) -> None:
     """Importing torch takes seconds, in which no rank starts."""
-    modules = (
-        *("launch.train", "launch.planning", "launch.elastic", "launch.accelerate", "launch.slurm.job_queue"),
-        *("trainer.restart", "trainer.run_folder"),
-    )
-    names = ", ".join(f"trireme.{name}" for name in modules)
-    code = f"import sys, {names}; sys.exit(bool({{'torch', 'transformers'}} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    code = """
+import sys
+from trireme.launch import train
+from trireme.launch.cli import main
+train.start_ranks = lambda *given, **options: sys.exit(3 if {"torch", "transformers"} & set(sys.modules) else 4)
+main(sys.argv[1:])
+"""
+    recipe = [str(TINY), f"run.dir={tmp_path / 'run'}", "plan=ddp", "--nproc", "2", *option]
+    assert subprocess.run([sys.executable, "-c", code, "train", *recipe], cwd=tmp_path).returncode == 4
