@@ -65,7 +65,7 @@ def check_conversations(model: ModelConfig, data: DataConfig, task: Component) -
     """Problems of conversations: a task that cannot learn them, an unusable template, more tokens than embeddings."""
     if data.chat is None:
         return []
-    if takes_chats(task) and head_of(task) == "image_text_to_text":
+    if takes_chats(task) and head_of(task) in ("image_text_to_text", "multimodal_lm"):
         return []  # its processor is only opened with the data
     if head_of(task) != "causal_lm" or (learns_from_rows(task) and not takes_chats(task)):
         why = "makes samples of conversations, and this task does not learn the tokens of a text"

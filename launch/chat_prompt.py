@@ -1,6 +1,7 @@
 """Build the conversation for ``trireme generate --chat`` from a file of messages, a prompt, or both, and tokenize it.
 
-Messages may contain images if the model accepts them: from the file's messages, or from files given by ``--image``.
+Messages may contain images and audio clips if the model accepts them: from the file's messages, or from files given by
+``--image`` and ``--audio``.
 """
 
 from __future__ import annotations
@@ -9,14 +10,15 @@ import dataclasses
 import inspect
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Problem, UserError
 from ..models.json_file import parse_json
-from ..trainer.data.chat.conversation import ASSISTANT, IMAGES, Conversation, conversation_of, is_picture
+from ..trainer.data.chat.conversation import ASSISTANT, Conversation, conversation_of
+from ..trainer.data.chat.media import AUDIO, IMAGE, KINDS, Kind, kind_of, media_of, named
 from .generation_limits import check_text
 
 if TYPE_CHECKING:
@@ -34,6 +36,13 @@ class ChatPrompt:
     """Whether it goes on with the last message; else it begins a message of its own."""
     pictures: tuple[Any, ...] = ()
     """The images of its messages in their order, opened by Pillow."""
+    sounds: tuple[Any, ...] = ()
+    """The audio clips of its messages in their order, each as samples with their rate."""
+
+    @property
+    def media(self) -> dict[Kind, list[Any]]:
+        """The images and audio clips, of the kinds that it holds."""
+        return {kind: [*each] for kind, each in ((IMAGE, self.pictures), (AUDIO, self.sounds)) if each}
 
     @property
     def begun(self) -> str:
@@ -52,6 +61,7 @@ def chat_prompt(
     generation_prompt: bool | None = None,
     images: Sequence[str] = (),
     trained: ChatConfig | None = None,
+    sounds: Sequence[str] = (),
 ) -> ChatPrompt:
     """Build the conversation that a command describes.
 
@@ -65,18 +75,21 @@ def chat_prompt(
             messages of ``file`` that name no file of their own.
         trained: ``data.chat`` of the recipe that trained the model. Its system message, tools and template arguments
             are taken where the conversation has none of its own.
+        sounds: files of audio clips, as ``images``.
 
     Raises:
-        UserError: there is no such file, it holds no conversation or image, or the options contradict each other.
+        UserError: there is no such file, it holds no conversation, image or audio clip, or the options contradict each
+            other.
     """
     if continue_final_message and generation_prompt:
         why = "goes on with the last message, and --add-generation-prompt begins a new one"
         raise UserError(Problem("--continue-final-message", why, "leave one of them out"))
-    if prompt is not None and not prompt.strip() and not images:
+    if prompt is not None and not prompt.strip() and not images and not sounds:
         raise UserError(Problem("--prompt", "says nothing", "write what the user asks, or leave it out", prompt))
     for option, text in (("--prompt", prompt), ("--system", system)):
         check_text(option, text)
-    row = _asked(_row(file) if file else {"messages": []}, prompt, images)
+    files = {IMAGE: images, AUDIO: sounds}
+    row = _asked(_row(file) if file else {"messages": []}, prompt, files)
     check_text("--chat", row)
     if not row.get("messages") and not row.get("conversations"):
         fix = "name a file with messages, or give --prompt"
@@ -90,7 +103,7 @@ def chat_prompt(
         raise UserError(Problem("--continue-final-message", "needs a last message with a content", FORM))
     # As in pipelines of transformers, a last message of the assistant is the beginning of its answer.
     goes_on = continue_final_message or (generation_prompt is None and last == ASSISTANT)
-    return ChatPrompt(found, goes_on, _pictures(found, row, "--image" if images else "--chat"))
+    return ChatPrompt(found, goes_on, *(tuple(_opened(found, row, kind, files[kind])) for kind in KINDS))
 
 
 def trained_chat(model: str) -> ChatConfig | None:
@@ -126,32 +139,37 @@ def _conversation(row: dict[str, Any], system: str | None, trained: ChatConfig |
     return dataclasses.replace(found, template_args={**trained.template_args, **found.template_args})
 
 
-def _asked(row: dict[str, Any], prompt: str | None, images: Sequence[str]) -> dict[str, Any]:
-    """A row with a further message of the user, and with images."""
+def _asked(row: dict[str, Any], prompt: str | None, files: Mapping[Kind, Sequence[str]]) -> dict[str, Any]:
+    """A row with a further message of the user, and with images and audio clips."""
     if prompt is None:
-        return {**row, IMAGES: [*(row.get(IMAGES) or []), *images]} if images else row
-    shown = [{"type": "image", "path": file} for file in images]
+        given = {kind.column: [*(row.get(kind.column) or []), *each] for kind, each in files.items() if each}
+        return {**row, **given}
+    shown = [{"type": kind.name, "path": file} for kind, each in files.items() for file in each]
     content = [*shown, {"type": "text", "text": prompt}] if shown else prompt
     name = "conversations" if row.get("conversations") and not row.get("messages") else "messages"
     return {**row, name: [*(row.get(name) or []), {"role": "user", "content": content}]}
 
 
-def _pictures(found: Conversation, row: dict[str, Any], option: str) -> tuple[Any, ...]:
-    """Open the images of a conversation."""
+def _opened(found: Conversation, row: dict[str, Any], kind: Kind, files: Sequence[str]) -> list[Any]:
+    """The images or audio clips of a conversation, opened."""
     contents = [message.get("content") for message in found.messages]
-    if not row.get(IMAGES) and not any(
-        is_picture(part) for each in contents if isinstance(each, list) for part in each
+    if not row.get(kind.column) and not any(
+        kind_of(part) is kind for each in contents if isinstance(each, list) for part in each
     ):
-        return ()
-    from ..trainer.data.chat.pictures import RGB, pictures_of
+        return []
+    from ..trainer.data.audio import decoded
     from ..trainer.data.image_rows import opened_image
 
+    option = f"--{kind.name}" if files else "--chat"
     try:
-        return tuple(opened_image(stored, RGB) for stored in pictures_of(found, row))
+        stored = media_of(found.messages, row, kind)
+        if kind is IMAGE:
+            return [opened_image(each, 3) for each in stored]
+        return [dict(zip(("array", "sampling_rate"), decoded(each), strict=True)) for each in stored]
     except ImportError:
         raise UserError(Problem(option, "needs Pillow, which is not installed", "pip install pillow")) from None
     except ValueError as error:
-        fix = "name one file for each image of the messages, or give --prompt with --image"
+        fix = f"name one file for each {kind.one} of the messages, or give --prompt with --{kind.name}"
         raise UserError(Problem(option, str(error), fix)) from error
 
 
@@ -180,27 +198,31 @@ def chat_inputs(tokenizer: Any, chat: ChatPrompt) -> Any:
     return _rendered(tokenizer, chat, return_dict=True, return_tensors="pt", tokenizer_kwargs=PLAIN)
 
 
-def pictured_inputs(processor: Any, model: Any, chat: ChatPrompt) -> Any:
-    """Tokens of a conversation and its images, as in training.
+def media_inputs(processor: Any, model: Any, chat: ChatPrompt) -> Any:
+    """Tokens of a conversation with its images and audio clips, as in training.
 
-    The template writes one token for each image. The processor replaces it by the tokens that the image stands for.
+    The template writes one token for each. The processor replaces it by the tokens that the image or clip stands for.
 
     Args:
-        processor: of transformers, with an ``image_token``.
+        processor: of transformers, which puts all of its media among tokens.
 
     Raises:
-        UserError: there is no template, it refuses the conversation, or it does not show each image.
+        UserError: there is no template, it refuses the conversation, or it does not show each image and clip.
     """
+    from ..trainer.data.chat.media_encoder import opened, processed, token_of
+
     text = _rendered(processor.tokenizer, chat, tokenize=False)
-    shown = text.count(processor.image_token)
-    if shown != len(chat.pictures):
-        why = f"holds {len(chat.pictures)} images, and the template shows {shown} ({processor.image_token})"
-        raise UserError(Problem("--chat", why, "correct the messages; a text may not hold that token"))
+    for kind, items in chat.media.items():
+        token = token_of(processor, kind)
+        if (shown := text.count(token)) != len(items):
+            why = f"holds {len(items)} {kind.many}, and the template shows {shown} ({token})"
+            raise UserError(Problem("--chat", why, "correct the messages; a text may not hold that token"))
     try:
-        made = processor(text=[text], images=[list(chat.pictures)], add_special_tokens=False, return_tensors="pt")
-    except (ValueError, TypeError) as error:
-        why = f"the processor refuses the images: {' '.join(str(error).split())}"
-        raise UserError(Problem("--image", why, "give others")) from error
+        media = {kind: [opened(processor, kind, each) for each in items] for kind, items in chat.media.items()}
+        made = processed(processor, text, media)
+    except ValueError as error:
+        option = f"--{next(iter(chat.media)).name}" if len(chat.media) == 1 else "--chat"
+        raise UserError(Problem(option, str(error), f"give other {named([*chat.media])}")) from error
     if "token_type_ids" not in inspect.signature(model.forward).parameters:
         made.pop("token_type_ids", None)
     return made
@@ -217,10 +239,10 @@ def _fitted(tokenizer: Any, chat: ChatPrompt) -> Conversation:
 
     try:
         encoder = ChatEncoder(tokenizer, ChatConfig())
-        encoder.pictures = bool(chat.pictures)
+        encoder.media = tuple(chat.media)
         return encoder.fitted(chat.conversation)
     except (ValueError, UserError) as error:
-        if chat.pictures:
+        if chat.media:
             raise UserError(
                 Problem("--chat", f"cannot be shown to this model: {error}", "correct the messages")
             ) from error

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Problem, UserError
-from .chat_prompt import ChatPrompt, chat_inputs, pictured_inputs, stops
+from ..trainer.data.chat.media import IMAGE, named
+from .chat_prompt import ChatPrompt, chat_inputs, media_inputs, stops
 from .generation_limits import check_numbers, check_text, new_tokens
 
 
@@ -161,10 +162,14 @@ def _write(
         with torch.inference_mode():
             tokens = model.generate(**inputs, max_new_tokens=length, pad_token_id=pad, **sampling)
     except (TypeError, ValueError) as error:
-        if reader is tokenizer or (isinstance(prompt, ChatPrompt) and prompt.pictures):
+        if reader is tokenizer or (isinstance(prompt, ChatPrompt) and prompt.media):
             raise
-        why = f"cannot write without an image: {' '.join(str(error).split())}"
-        raise UserError(Problem("MODEL", why, "give --chat --image FILE", str(folder))) from error
+        from ..trainer.data.chat.media_encoder import kinds_of
+
+        kinds = kinds_of(reader)
+        why = f"cannot write without an {' or '.join(kind.one for kind in kinds)}: {' '.join(str(error).split())}"
+        fix = " or ".join(f"--chat --{kind.name} FILE" for kind in kinds)
+        raise UserError(Problem("MODEL", why, f"give {fix}", str(folder))) from error
     if isinstance(prompt, ChatPrompt):
         written = tokens[0] if model.config.is_encoder_decoder else tokens[0][begun:]
         return prompt.begun + tokenizer.decode(written, skip_special_tokens=True)
@@ -172,17 +177,23 @@ def _write(
 
 
 def _chat_inputs(reader: Any, model: Any, prompt: ChatPrompt, folder: Path) -> Any:
-    """Inputs of a conversation; images get the type of the weights."""
-    if not prompt.pictures:
+    """Inputs of a conversation; images and audio clips get the type of the weights."""
+    if not prompt.media:
         return chat_inputs(getattr(reader, "tokenizer", reader), prompt)
-    if not hasattr(reader, "image_token"):
-        why = f"is a {type(model).__name__}, which reads texts alone, and the conversation holds an image"
-        raise UserError(Problem("MODEL", why, "name a model that sees, or leave the image out", str(folder)))
-    return pictured_inputs(reader, model, prompt).to(model.dtype)
+    from ..trainer.data.chat.media_encoder import kinds_of
+
+    able = kinds_of(reader)
+    if unread := [kind for kind in prompt.media if kind not in able]:
+        reads = f"texts and {named(able)}" if able else "texts alone"
+        why = f"is a {type(model).__name__}, which reads {reads}, and the conversation holds an {unread[0].one}"
+        fix = f"name a model that {'sees' if unread[0] is IMAGE else 'hears'}, or leave the {unread[0].one} out"
+        raise UserError(Problem("MODEL", why, fix, str(folder)))
+    return media_inputs(reader, model, prompt).to(model.dtype)
 
 
 def _load(folder: Path, device_map: str | dict[str, Any] | None) -> tuple[Any, Any]:
-    """The tokenizer (or the processor, for a model with images), and the model in evaluation mode on its devices."""
+    """The tokenizer (or the processor, for a model with images or audio), and the model in evaluation mode on its
+    devices."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -193,11 +204,9 @@ def _load(folder: Path, device_map: str | dict[str, Any] | None) -> tuple[Any, A
     spread = {} if device_map is None else {"device_map": device_map}
     try:
         config = AutoConfig.from_pretrained(folder)
-        factory: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        reader: Any = _processor(folder, config)
-        if reader is not None:
-            from transformers import AutoModelForImageTextToText as factory
-        else:
+        reader, factory = _processor(folder, config)
+        if reader is None:
+            factory = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
             reader = AutoTokenizer.from_pretrained(folder)
         model: Any = factory.from_pretrained(folder, use_safetensors=True, **spread)
     except (ImportError, OSError, ValueError) as error:
@@ -207,16 +216,24 @@ def _load(folder: Path, device_map: str | dict[str, Any] | None) -> tuple[Any, A
     return reader, (model if spread else model.to(_device())).eval()
 
 
-def _processor(folder: Path, config: Any) -> Any:
-    """The processor of a model that has images among its tokens; None for other models."""
+def _processor(folder: Path, config: Any) -> tuple[Any, Any]:
+    """The processor of a model that has images or audio clips among its tokens, and the Auto class that loads the
+    model; (None, None) for other models."""
     from transformers import AutoProcessor
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    from transformers.models.auto import modeling_auto
 
-    named = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(config.model_type)
-    if named is None or named not in (config.architectures or []):
-        return None
+    from ..trainer.data.chat.media_encoder import kinds_of
+    from ..trainer.data.processors import FILES
+
+    tables = {
+        "AutoModelForMultimodalLM": modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+        "AutoModelForSeq2SeqLM": modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    }
+    own = [table for table, names in tables.items() if names.get(config.model_type) in (config.architectures or [])]
+    if not own or (own == ["AutoModelForSeq2SeqLM"] and not any((folder / file).is_file() for file in FILES)):
+        return None, None
     processor: Any = AutoProcessor.from_pretrained(folder, backend="pil")
-    return processor if all(hasattr(processor, name) for name in ("tokenizer", "image_token")) else None
+    return (processor, getattr(modeling_auto, own[0])) if kinds_of(processor) else (None, None)
 
 
 def _device() -> str:

@@ -46,10 +46,11 @@ HEADS: dict[str, Head] = {
     "audio_classification": Head("AutoModelForAudioClassification", labelled=True, pipeline="audio-classification"),
     "speech_seq2seq": Head("AutoModelForSpeechSeq2Seq", pipeline="automatic-speech-recognition"),
     "image_text_to_text": Head("AutoModelForImageTextToText", pipeline="image-to-text"),
+    "multimodal_lm": Head("AutoModelForMultimodalLM", pipeline="any-to-any"),
     "features": Head("AutoModel"),
 }
 """Value of ``Task.head`` -> the output layer."""
 USUAL = "causal_lm"
 """Head that checks assume if a task does not name its head."""
-WRITERS = ("causal_lm", "seq2seq_lm", "speech_seq2seq", "image_text_to_text")
+WRITERS = ("causal_lm", "seq2seq_lm", "speech_seq2seq", "image_text_to_text", "multimodal_lm")
 """Heads of models that write texts token by token."""

@@ -18,6 +18,7 @@ EXAMPLES = """examples:
   trireme generate exported --chat --prompt "What is an oar?"
   trireme generate exported --chat messages.json --temperature 0
   trireme generate exported --chat --prompt "What is this?" --image boat.png
+  trireme generate exported --chat --prompt "What is said?" --audio clip.wav
 """
 
 
@@ -39,6 +40,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="an image before --prompt, for models that see; again for further ones. Without --prompt: for the "
         "images that the messages of FILE hold without a path",
+    )
+    parser.add_argument(
+        "--audio",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="an audio clip before --prompt, for models that hear; otherwise as --image",
     )
     parser.add_argument("--system", metavar="TEXT", help="message of the system, for a conversation without one")
     parser.add_argument(
@@ -84,7 +92,7 @@ def run(options: argparse.Namespace) -> None:
         fix = f'for example: trireme generate {options.model} --prompt "def main("'
         raise UserError(Problem("--prompt", "is required: how the text begins", fix))
     prompt: str | ChatPrompt = str(options.prompt) if options.chat is None else _chat(options)
-    for name in ("system", "image", "continue_final_message", "add_generation_prompt"):
+    for name in ("system", "image", "audio", "continue_final_message", "add_generation_prompt"):
         if options.chat is None and getattr(options, name):
             option = f"--{name.replace('_', '-')}"
             raise UserError(Problem(option, "is about conversations", "add --chat, or leave it out"))
@@ -118,7 +126,8 @@ def _chat(options: argparse.Namespace) -> ChatPrompt:
     new = True if options.add_generation_prompt else None
     goes_on = options.continue_final_message
     trained = trained_chat(options.model)
-    return chat_prompt(options.chat or None, options.prompt, options.system, goes_on, new, options.image, trained)
+    file, images, sounds = options.chat or None, options.image, options.audio
+    return chat_prompt(file, options.prompt, options.system, goes_on, new, images, trained, sounds)
 
 
 COMMAND = Command(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.kept_ranks import kept_ranks
+from helpers.media_chats import TEXT, asked, byte_tokenizer, chatml
 from helpers.metrics import lines, training, worst_difference
 from helpers.recipes import recipe_of
 from helpers.zero import load_deepspeed
@@ -21,22 +22,7 @@ from trireme.trainer.data_report import report_data
 
 pytest.importorskip("PIL")
 COLOURS = {"red": (220, 30, 30), "green": (20, 170, 60), "blue": (40, 60, 220), "white": (250, 250, 250)}
-TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' }}"
-    "{% for part in message.content %}{% if part.type == 'image' %}<image>\n{% else %}{{ part.text }}{% endif %}"
-    "{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-TEXT = {
-    "model_type": "llama",
-    "vocab_size": 320,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-}
+SPECIAL = ("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
 VISION = {
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -65,24 +51,6 @@ FROZEN = ["model.vision_tower.post_layernorm.*"]
 """Parameters that get no gradient, because LLaVA takes the features of an image before them."""
 
 
-def _tokenizer() -> Any:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    special = ["<pad>", "<|im_start|>", "<|im_end|>", "<image>", "<fake_token_around_image>", "<global-img>"]
-    signs = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {sign: number for number, sign in enumerate([*special, "<end_of_utterance>", *signs])}
-    plain = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)  # type: ignore[assignment]
-    plain.decoder = decoders.ByteLevel()  # type: ignore[assignment]
-    return PreTrainedTokenizerFast(
-        tokenizer_object=plain,
-        pad_token="<pad>",
-        eos_token="<|im_end|>",
-        additional_special_tokens=[*special[1:], "<end_of_utterance>"],
-    )
-
-
 def _processor(architecture: str) -> Any:
     if architecture.startswith("Llava"):
         from transformers import CLIPImageProcessorPil, LlavaProcessor
@@ -91,10 +59,10 @@ def _processor(architecture: str) -> Any:
         images = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size=size)
         return LlavaProcessor(
             images,
-            _tokenizer(),
+            byte_tokenizer(*SPECIAL),
             8,
             "default",
-            chat_template=TEMPLATE,
+            chat_template=chatml("image"),
             image_token="<image>",
             num_additional_image_tokens=1,
         )
@@ -103,7 +71,7 @@ def _processor(architecture: str) -> Any:
     images = Idefics3ImageProcessorPil(
         size={"longest_edge": 16}, max_image_size={"longest_edge": 16}, do_image_splitting=False
     )
-    return Idefics3Processor(images, _tokenizer(), image_seq_len=4, chat_template=TEMPLATE)
+    return Idefics3Processor(images, byte_tokenizer(*SPECIAL), image_seq_len=4, chat_template=chatml("image"))
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +86,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pixels = np.clip(np.array(COLOURS[colour]) + noise, 0, 255).astype(np.uint8)
         file = folder / f"{number}.png"
         Image.fromarray(pixels).save(file)
-        asked = [{"type": "image", "path": str(file)}, {"type": "text", "text": "Colour?"}]
-        answer = [{"type": "text", "text": colour}]
-        rows.append([{"role": "user", "content": asked}, {"role": "assistant", "content": answer}])
+        rows.append(asked("Colour?", colour, {"type": "image", "path": str(file)}))
     (folder / "chats.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
     for architecture, config in MODELS.items():
         _processor(architecture).save_pretrained(folder / architecture)
@@ -157,7 +123,7 @@ def _train(folder: Path, architecture: str, run: str, *overrides: str) -> str:
 def test_labels_are_the_answers(architecture: str, folder: Path) -> None:
     """Tokens are those that the processor gives for the whole conversation; labels spell the answer and its end."""
     recipe = recipe_of(folder / f"{architecture}.yaml", folder / "none")
-    tokenizer = _tokenizer()
+    tokenizer = byte_tokenizer(*SPECIAL)
     for shown in report_data(recipe, 4).samples:
         ids, labels = shown.collated.inputs["input_ids"], shown.collated.targets["labels"]
         answer = tokenizer.decode(labels[labels != IGNORE])
@@ -206,8 +172,8 @@ def test_a_trained_model_names_the_colour_of_an_image(folder: Path, capsys: pyte
     assert main(["export", str(folder / "learnt"), exported]) == 0
     capsys.readouterr()
     for number, colour in enumerate(COLOURS):
-        asked = ["--prompt", "Colour?", "--image", str(folder / f"{number}.png"), "--temperature", "0"]
-        assert main(["generate", exported, "--chat", *asked]) == 0
+        options = ["--prompt", "Colour?", "--image", str(folder / f"{number}.png"), "--temperature", "0"]
+        assert main(["generate", exported, "--chat", *options]) == 0
         assert capsys.readouterr().out.strip() == colour
     parts = [{"type": "image", "path": str(folder / "2.png")}, {"type": "text", "text": "Colour?"}]
     (folder / "asked.json").write_text(json.dumps([{"role": "user", "content": parts}]))

@@ -5,14 +5,15 @@ Neither torch nor transformers is imported, so errors that a chat template raise
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any
 
 from ...errors import Problem
 from .chat.chat_config import KEY, ChatConfig
-from .chat.conversation import COLUMNS, IMAGES, content_parts, conversation_of, refuse_no_completion
+from .chat.conversation import COLUMNS, content_parts, conversation_of, refuse_no_completion
+from .chat.media import KINDS, Kind
 from .data_config import DataConfig
 from .first_rows import HEAD
 from .preference.preference_form import answers_of, refuse_form
@@ -65,7 +66,7 @@ def head_of_chats(source: RowSource, config: DataConfig, columns: Mapping[str, s
     for place, row in rows:
         named = {name: row.get(column) for name, column in present.items()}
         with suppress(ValueError):  # reported by ``row_problems``
-            _refuse_chat(named, config.chat or ChatConfig(), False)
+            _refuse_chat(named, config.chat or ChatConfig())
             found.append((place, named))
     return found
 
@@ -83,17 +84,17 @@ def _refuse(row: Mapping[str, Any], chat: ChatConfig | None, wanted: Mapping[str
         ValueError: it is not usable; the message says why.
     """
     if "rejected" not in wanted:
-        _refuse_chat(row, chat or ChatConfig(), IMAGES in wanted)
+        _refuse_chat(row, chat or ChatConfig(), [kind for kind in KINDS if kind.column in wanted])
         return
     for answer, _ in answers_of(row, "label" in wanted):
         refuse_form(answer, chat is not None)
         if chat is not None:
-            _refuse_chat(answer, chat, False)
+            _refuse_chat(answer, chat)
 
 
-def _refuse_chat(row: Mapping[str, Any], chat: ChatConfig, pictures: bool) -> None:
+def _refuse_chat(row: Mapping[str, Any], chat: ChatConfig, media: Sequence[Kind] = ()) -> None:
     found = conversation_of(row, chat.system, None, chat.tool_arguments == "text", chat.role_names)
     for number, message in enumerate(found.messages):
-        content_parts(message, number, pictures)
+        content_parts(message, number, media)
     if chat.loss == "completions":
         refuse_no_completion(found)

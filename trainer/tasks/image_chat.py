@@ -10,5 +10,5 @@ class ImageChat(CausalLM):
 
     head = "image_text_to_text"
     chats = True
-    samples = "trireme.trainer.data.chat.image_chat_rows.PicturedChats"
-    collator = "trireme.trainer.data.pictured_collator.PicturedCollator"
+    samples = "trireme.trainer.data.chat.media_chat_rows.PicturedChats"
+    collator = "trireme.trainer.data.media_collator.MediaCollator"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,10 +17,10 @@ from .conversation import (
     Conversation,
     content_parts,
     conversation_of,
-    is_picture,
     texts_like_messages,
     unread_functions,
 )
+from .media import Kind, kind_of
 from .messages import Message
 from .token_offsets import Control, Encoder, Encoding, labels_of
 from .tools import tool_schemas
@@ -45,8 +45,8 @@ class EncodedChat:
 class ChatEncoder:
     """Encodes conversations by the template of a tokenizer."""
 
-    pictures = False
-    """Whether messages may hold images."""
+    media: tuple[Kind, ...] = ()
+    """Kinds of media that messages may hold beside texts."""
 
     def __init__(self, tokenizer: Any, config: ChatConfig) -> None:
         self.config, self.template = config, ChatTemplate(tokenizer, config)
@@ -76,7 +76,7 @@ class ChatEncoder:
             ValueError: the template does not take it.
         """
         form = self.turns.forms.of(found)
-        messages = [_fitting(message, number, form, self.pictures) for number, message in enumerate(found.messages)]
+        messages = [_fitting(message, number, form, self.media) for number, message in enumerate(found.messages)]
         return replace(found, messages=messages)
 
     def __call__(self, row: Mapping[str, Any]) -> EncodedChat:
@@ -114,19 +114,19 @@ def _in_message(text: ChatText, control: Control) -> bool:
     return bool(text.message[control.start] >= 0 and text.spoken[control.start])
 
 
-def _fitting(message: Message, number: int, form: Form, pictures: bool = False) -> Message:
+def _fitting(message: Message, number: int, form: Form, media: Sequence[Kind] = ()) -> Message:
     """A message whose content is a text, or a list of parts, as its template takes it.
 
     Args:
-        pictures: whether parts may be images; the template gets a placeholder for each.
+        media: kinds of media that parts may be; the template gets a placeholder for each.
     """
-    parts = content_parts(message, number, pictures)
+    parts = content_parts(message, number, media)
     content = message.get("content")
     if parts is not None:
-        if pictures and any(map(is_picture, parts)):
-            if not form.lists:
-                raise ValueError(f"message {number + 1} holds an image, and the template takes texts alone")
-            parts = [{"type": "image"} if is_picture(part) else part for part in parts]
+        kinds = [kind_of(part, media) for part in parts]
+        if (first := next(filter(None, kinds), None)) is not None and not form.lists:
+            raise ValueError(f"message {number + 1} holds an {first.one}, and the template takes texts alone")
+        parts = [part if kind is None else {"type": kind.name} for part, kind in zip(parts, kinds, strict=True)]
         return {**message, "content": parts if form.lists else "".join(part["text"] for part in parts)}
     if isinstance(content, str) and not form.texts:
         return {**message, "content": [{"type": "text", "text": content}]}

@@ -13,6 +13,7 @@ from ....errors import Problem
 from ....models.json_file import parse_json
 from ..nested_cells import is_kept
 from .chat_config import KEY
+from .media import AUDIO, IMAGE, Kind, kind_of, named
 from .messages import Message, message_of, own_choice, read_json, refuse_deep
 
 COLUMNS = {
@@ -28,12 +29,10 @@ COLUMNS = {
     "template_args": False,
 }
 """Columns that rows of chats may have; every row has the messages, or a prompt with its completion."""
-IMAGES = "images"
-"""Column with the images of parts that hold none themselves, in order."""
-PICTURED = {**COLUMNS, IMAGES: False}
+WITH_IMAGES = {**COLUMNS, IMAGE.column: False}
 """Columns that rows of chats with images may have."""
-PICTURE = ("image", "image_url", "picture")
-"""Types of the parts of a message that are images."""
+WITH_MEDIA = {**WITH_IMAGES, AUDIO.column: False}
+"""Columns that rows of chats with images and audio clips may have."""
 ASSISTANT, SYSTEM = "assistant", ("system", "developer")
 LISTS = ("messages", "conversations")
 """Columns of messages; they may hold the JSON text of a list."""
@@ -97,20 +96,15 @@ def conversation_of(
     )
 
 
-def is_picture(part: Any) -> bool:
-    """Whether a part of a message's content is an image."""
-    return isinstance(part, Mapping) and (part.get("type") in PICTURE or ("image" in part and "text" not in part))
-
-
-def content_parts(message: Message, number: int, pictures: bool = False) -> list[dict[str, Any]] | None:
+def content_parts(message: Message, number: int, media: Sequence[Kind] = ()) -> list[dict[str, Any]] | None:
     """Parts of a message whose content is a list; None if it is a text, or there is none.
 
     Args:
         number: its place in the conversation, from 0 on.
-        pictures: whether parts may be images.
+        media: kinds of media that parts may be beside texts.
 
     Raises:
-        ValueError: it holds something else than texts, and perhaps images.
+        ValueError: it holds something else.
     """
     content, where = message.get("content"), f"message {number + 1}"
     if content is None or isinstance(content, str):
@@ -120,10 +114,11 @@ def content_parts(message: Message, number: int, pictures: bool = False) -> list
     parts: list[Any] = [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
     if wrong := [part for part in parts if not isinstance(part, Mapping)]:
         raise ValueError(f"{where} has a content with a part that is {type(wrong[0]).__name__}, not a text")
-    said = [part for part in parts if not (pictures and is_picture(part))]
+    said = [part for part in parts if kind_of(part, media) is None]
     if other := [str(part.get("type", "part without a type")) for part in said if "text" not in part]:
         kinds = ", ".join(dict.fromkeys(other))
-        raise ValueError(f"{where} holds {kinds}, and this model reads texts alone")
+        reads = f"texts and {named(media)}" if media else "texts alone"
+        raise ValueError(f"{where} holds {kinds}, and this model reads {reads}")
     if wrong := [part["text"] for part in said if not isinstance(part["text"], str)]:
         raise ValueError(f"{where} has a part whose text is {type(wrong[0]).__name__}, not a text")
     return parts

@@ -67,7 +67,7 @@ def made_chats(chats: Chats, rows: Dataset, name: str, key: str) -> MadeRows:
     encoded: Any = load_from_disk(str(folder / "chats"))
     kept, notes = _kept(chats, encoded, rows, name, key)
     columns = encoded.select_columns(["input_ids", "labels", "length", "learnt"]).select(kept)
-    if chats.encoder.pictures:  # the images stay in the rows
+    if chats.encoder.media:  # images and audio clips stay in the rows
         columns = columns.add_column(PLACE, kept)
     lengths = np.minimum(_numbers(encoded)["length"][kept], chats.block_size)
     return MadeRows(columns, tuple(notes), lengths, (folder / DIGEST).read_text())

@@ -18,10 +18,13 @@ from .picture_views import class_map, denormalised, joined_patches, stretched
 from .token_views import token_view
 from .views import Collated, Picture, Sound, Text, View, numbers
 
-MASKS = ("attention_mask", "decoder_attention_mask", "pixel_mask", "token_type_ids", "position_ids")
+MASKS = (
+    *("attention_mask", "decoder_attention_mask", "pixel_mask", "token_type_ids", "mm_token_type_ids", "position_ids"),
+    *("feature_attention_mask", "input_features_mask"),
+)
 """Inputs that are not shown, since they only describe other inputs."""
 TOKENS, TARGET, PADDING = "input_ids", "labels", "padding"
-SHIFTED = ("causal_lm", "image_text_to_text")
+SHIFTED = ("causal_lm", "image_text_to_text", "multimodal_lm")
 """Heads whose labels stand at the positions that predict them, one before their tokens."""
 
 

@@ -1,0 +1,58 @@
+"""Small tokenizers, templates and text models for tests of chats with images and audio clips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+SPECIAL = ("<pad>", "<|im_start|>", "<|im_end|>")
+TEXT = {
+    "model_type": "llama",
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+"""Configuration of a small language model."""
+
+
+def byte_tokenizer(*further: str) -> Any:
+    """A tokenizer of bytes, with ``SPECIAL`` and ``further`` special tokens before them; the first of these is 3."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    signs = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {sign: number for number, sign in enumerate([*SPECIAL, *further, *signs])}
+    plain = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)  # type: ignore[assignment]
+    plain.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=plain,
+        pad_token="<pad>",
+        eos_token="<|im_end|>",
+        additional_special_tokens=[*SPECIAL[1:], *further],
+    )
+
+
+def chatml(*kinds: str) -> str:
+    """A template of ChatML for contents of texts and of ``kinds``, each shown as one token of its name."""
+    parts = "".join(f"{{% if part.type == '{kind}' %}}<{kind}>\n{{% endif %}}" for kind in kinds)
+    return (
+        "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' }}"
+        f"{{% for part in message.content %}}{parts}"
+        "{% if part.type == 'text' %}{{ part.text }}{% endif %}"
+        "{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+
+
+def asked(question: str, answer: str, *media: dict[str, Any]) -> list[dict[str, Any]]:
+    """A conversation of a question with ``media`` before it, and its answer."""
+    parts: Sequence[dict[str, Any]] = [*media, {"type": "text", "text": question}]
+    return [
+        {"role": "user", "content": parts},
+        {"role": "assistant", "content": [{"type": "text", "text": answer}]},
+    ]

@@ -1,0 +1,96 @@
+"""The kinds of media that the messages of a conversation may hold, images and audio clips, and where a row has them.
+
+Neither torch nor transformers is imported, since a check of a recipe reads rows by this too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+ADDRESSES = ("http:", "https:", "data:")
+"""Beginnings of a text that is no file here."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of media."""
+
+    name: str
+    """Type of such a part for templates, and its key of what is stored."""
+    one: str
+    """What one is called."""
+    many: str
+    """What several are called."""
+    column: str
+    """Column with those of parts that hold none themselves, in order."""
+    types: tuple[str, ...]
+    """Types of the parts of a message that are of this kind."""
+
+
+IMAGE = Kind("image", "image", "images", "images", ("image", "image_url", "picture"))
+AUDIO = Kind("audio", "audio clip", "audio clips", "audios", ("audio", "audio_url", "input_audio"))
+KINDS = (IMAGE, AUDIO)
+
+
+def kind_of(part: Any, kinds: Sequence[Kind] = KINDS) -> Kind | None:
+    """The kind of media that a part of a message's content is; None if it is none of ``kinds``."""
+    if not isinstance(part, Mapping) or str(part.get("type")).startswith("video"):
+        return None
+    own = (kind for kind in kinds if part.get("type") in kind.types or (kind.name in part and "text" not in part))
+    return next(own, None)
+
+
+def named(kinds: Sequence[Kind], joint: str = "and") -> str:
+    """Kinds in a message, in the plural."""
+    return f" {joint} ".join(kind.many for kind in kinds)
+
+
+def media_of(messages: Sequence[Mapping[str, Any]], row: Mapping[str, Any], kind: Kind) -> list[Any]:
+    """What a row holds of each image or audio clip in its messages: paths, bytes, or what is opened already.
+
+    Args:
+        messages: those of its conversation.
+        row: it, with the column of what the messages do not hold themselves.
+
+    Raises:
+        ValueError: one is missing, is left over, or is an address.
+    """
+    given = row.get(kind.column)
+    given = [] if given is None else given
+    left = list(given if isinstance(given, list | tuple) else [given])
+    found = []
+    for message in messages:
+        content = message.get("content")
+        for part in content if isinstance(content, list) else ():
+            if kind_of(part) is kind:
+                stored = _stored(part, kind)
+                found.append(left.pop(0) if stored is None and left else stored)
+                if found[-1] is None:
+                    many = f"{len(found)} {kind.many} in its messages"
+                    raise ValueError(f"it has {many}, and the column {kind.column} fewer")
+    if left:
+        raise ValueError(f"the column {kind.column} holds {len(left)} {kind.many} more than its messages")
+    return found
+
+
+def _stored(part: Mapping[str, Any], kind: Kind) -> Any:
+    """What a part holds: a path, bytes, samples with their rate, or what is opened already; None if nothing."""
+    keys = (kind.name, "path", "url", f"{kind.name}_url", "array", "bytes")
+    stored = next((part[key] for key in keys if part.get(key) is not None and not _empty(part[key])), None)
+    if isinstance(stored, Mapping) and "url" in stored:
+        stored = stored["url"]
+    if "base64" in part or "input_audio" in part:
+        raise ValueError(f"one of its {kind.many} is a text in base64; store it as a file, and give its path")
+    if isinstance(stored, str) and stored.startswith(ADDRESSES):
+        raise ValueError(f"one of its {kind.many} is an address; store the {kind.one}, and give its path")
+    if isinstance(stored, str):
+        return stored.removeprefix("file://")
+    if kind is AUDIO and (hasattr(stored, "__array__") or isinstance(stored, list)):
+        return {"array": stored, "sampling_rate": part.get("sampling_rate")}
+    return stored
+
+
+def _empty(value: Any) -> bool:
+    return isinstance(value, str | bytes) and not value

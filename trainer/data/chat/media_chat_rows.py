@@ -1,0 +1,113 @@
+"""Samples of conversations with images or audio clips, for models in which each takes the place of some tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ....errors import Problem, UserError
+from ....models.facts import Facts
+from ..base_collator import Sample
+from ..document_source import SOURCE
+from ..processors import FIELD, loaded, processor_folder
+from ..samples import Given, MadeRows
+from .chat_config import ChatConfig
+from .chat_rows import Chats
+from .chat_tokenizer import chat_vocabulary, prepared_tokenizer
+from .conversation import WITH_IMAGES, WITH_MEDIA, columns_problem, conversation_of
+from .media import IMAGE, KINDS, Kind, media_of, named
+from .media_encoder import MediaEncoder, kinds_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+class MultimodalChats(Chats):
+    """Conversations with images, audio clips or both in their messages, or in columns beside them. Every conversation
+    has the kinds that the first ones have: ranks that train together use the same parts of the model."""
+
+    columns: ClassVar[dict[str, bool]] = WITH_MEDIA
+    made_of: ClassVar[dict[str, str]] = {"input_ids": "chat", "pixel_values": "images", "input_features": "audio"}
+    kinds: ClassVar[tuple[Kind, ...]] = KINDS
+    """Kinds of media that conversations may hold."""
+    encoder: MediaEncoder
+
+    def __init__(self, given: Given) -> None:
+        self.chat = given.config.chat or ChatConfig()
+        if problems := columns_problem(given.rows.column_names, SOURCE):
+            raise UserError(*problems)
+        self.processor = _processor(given, self.kinds)
+        tokenizer = self.processor.tokenizer
+        tokenizer.chat_template = tokenizer.chat_template or getattr(self.processor, "chat_template", None)
+        self.processor.tokenizer = tokenizer = prepared_tokenizer(tokenizer, self.chat)
+        self.processor.chat_template = tokenizer.chat_template
+        self.length = self.block_size = given.config.block_size
+        self.cache, self.processes = given.cache, given.config.num_proc
+        able = [kind for kind in self.kinds if kind in kinds_of(self.processor)]
+        used = self.used(given.rows, able)
+        self.encoder = MediaEncoder(self.processor, self.chat, self.block_size, used)
+        self.facts = Facts(chat_vocabulary(tokenizer, self.chat))
+
+    def used(self, rows: Dataset, able: Sequence[Kind]) -> Sequence[Kind]:
+        """The kinds in the first row that holds any; if none does, the first that the model reads.
+
+        Args:
+            able: kinds that the processor reads.
+        """
+        for row in rows:
+            with suppress(ValueError):  # a reason of the row, as one that holds another kind
+                messages = conversation_of(row, roles=self.chat.role_names).messages  # type: ignore[arg-type]
+                if found := [kind for kind in able if media_of(messages, row, kind)]:  # type: ignore[arg-type]
+                    return found
+        return able[:1]
+
+    def made(self, rows: Dataset, name: str, key: str) -> MadeRows:
+        from datasets import concatenate_datasets
+
+        from .prepare_chats import PLACE
+
+        made = super().made(rows, name, key)
+        if not len(rows):
+            return made
+        raw = rows.select(made.rows[PLACE])
+        joined = concatenate_datasets([made.rows.remove_columns(PLACE), raw], axis=1)
+        return MadeRows(joined, made.notes, made.lengths, made.digest)
+
+    def sample(self, row: dict[str, Any]) -> Sample:
+        found = super().sample(row)
+        return {**found, **self.encoder.arrays(self.encoder.opened(row), found["input_ids"])}
+
+    def show(self, row: dict[str, Any]) -> dict[str, str]:
+        return {"chat": self.processor.tokenizer.decode(row["input_ids"])} if "input_ids" in row else super().show(row)
+
+    def lengths(self, rows: Mapping[str, list[Any]]) -> dict[str, list[float]]:
+        return super().lengths(rows)
+
+
+class PicturedChats(MultimodalChats):
+    """Conversations with images in their messages, or in a column beside them."""
+
+    columns: ClassVar[dict[str, bool]] = WITH_IMAGES
+    kinds = (IMAGE,)
+
+
+def _processor(given: Given, kinds: Sequence[Kind]) -> Any:
+    """The processor of texts and media that the recipe or the weights name.
+
+    Raises:
+        UserError: there is none that writes media of ``kinds`` among tokens.
+    """
+    from transformers import AutoProcessor
+
+    folder = processor_folder(given)
+    if folder is None:
+        why = f"is needed: only a processor of the model says which tokens {named(kinds, 'or')} stand for"
+        raise UserError(Problem(FIELD, why, "name a folder or a hub id with a processor_config.json"))
+    processor = loaded(AutoProcessor, folder, FIELD, backend="pil")
+    if not set(kinds) & set(kinds_of(processor)):
+        tokens = ", ".join(f"{kind.name}_token" for kind in kinds)
+        why = f"names a {type(processor).__name__}, which puts no {named(kinds, 'or')} among tokens ({tokens})"
+        models = "SmolVLM or LLaVA" if len(kinds) == 1 else "SmolVLM, LLaVA or Qwen2-Audio"
+        raise UserError(Problem(FIELD, why, f"name the processor of a model such as {models}", str(folder)))
+    return processor

@@ -1,0 +1,196 @@
+"""Make the tokens and labels of a conversation with images or audio clips, each of which stands for many tokens.
+
+The chat template writes one placeholder token for each. Labels are found on this text, as in any conversation. Then
+each placeholder is replaced by the tokens that the model's processor gives for the image or clip; these have no labels.
+As a check, the processor also encodes every conversation as a whole, and both results must be equal.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ....models.loss import IGNORE
+from ..audio import waveform
+from ..content_stamp import hash_json
+from ..image_rows import opened_image
+from .chat_config import ChatConfig
+from .chat_encoder import ChatEncoder, EncodedChat
+from .conversation import conversation_of
+from .media import AUDIO, IMAGE, KINDS, Kind, media_of, named
+
+RGB = 3
+REFUSED = (ValueError, TypeError, IndexError, RuntimeError)
+"""Errors with which processors refuse what they cannot take, such as a clip shorter than their windows."""
+BESIDE = ("token_type_ids", "mm_token_type_ids")
+"""Arrays of a processor that say of each token whether it is of an image or an audio clip."""
+OF_TEXTS = ("input_ids", "attention_mask", "labels", *BESIDE)
+"""Arrays of a processor that have a number for each token."""
+
+Media = dict[Kind, list[Any]]
+"""Images (Pillow's) and audio clips (float32 [samples]) of a conversation, in their order."""
+
+
+class MediaEncoder(ChatEncoder):
+    """Encodes conversations whose messages hold images, audio clips, or both."""
+
+    def __init__(self, processor: Any, config: ChatConfig, longest: int, media: Sequence[Kind]) -> None:
+        """
+        Args:
+            processor: of transformers, with the tokenizer that has the template.
+            longest: tokens of the longest conversation; an image or clip is never cut.
+            media: kinds that every conversation holds.
+        """
+        super().__init__(processor.tokenizer, config)
+        self.processor, self.longest, self.media = processor, longest, tuple(media)
+
+    def __call__(self, row: Mapping[str, Any]) -> EncodedChat:
+        encoded, media = super().__call__(row), self.opened(row)
+        places: dict[int, Kind] = {}
+        for kind, items in media.items():
+            shown = np.flatnonzero(encoded.input_ids == token_id(self.processor, kind))
+            if len(shown) != len(items):
+                many = f"{len(items)} {kind.many}, and the template shows {len(shown)}"
+                raise ValueError(f"its messages hold {many} ({token_of(self.processor, kind)})")
+            places |= dict.fromkeys(shown.tolist(), kind)
+        whole, end = self._expanded(encoded, dict(sorted(places.items())), media)
+        if end > self.longest:
+            raise ValueError(f"its {named(self.media)} end at token {end}, beyond data.block_size={self.longest}")
+        return whole
+
+    @property
+    def made_by(self) -> str:
+        kinds = [kind.name for kind in self.media]
+        return hash_json([super().made_by, self.longest, kinds, str(self.processor.to_dict())])
+
+    def opened(self, row: Mapping[str, Any]) -> Media:
+        """The images and audio clips of a row, opened.
+
+        Raises:
+            ValueError: it has none of a kind, or one cannot be read.
+        """
+        messages = conversation_of(row, self.config.system, self.tools, roles=self.config.role_names).messages
+        stored = {kind: media_of(messages, row, kind) for kind in self.media}
+        for kind, items in stored.items():
+            if not items:
+                raise ValueError(f"it has no {kind.one}, and the model reads one with every text of a batch")
+        return {kind: [opened(self.processor, kind, item) for item in items] for kind, items in stored.items()}
+
+    def arrays(self, media: Media, ids: np.ndarray) -> dict[str, np.ndarray]:
+        """What the processor makes of images and clips beside the tokens, ``ids``, of their conversation."""
+        text = "".join(token_of(self.processor, kind) * len(items) for kind, items in media.items())
+        made = processed(self.processor, text, media)
+        found = {name: np.asarray(made[name]) for name in made if name not in OF_TEXTS}
+        for name in set(BESIDE) & set(made):
+            found[name] = np.asarray(self.processor.create_mm_token_type_ids([ids.tolist()])[0], np.int64)
+        return found
+
+    def _expanded(self, encoded: EncodedChat, places: Mapping[int, Kind], media: Media) -> tuple[EncodedChat, int]:
+        """The conversation in which the tokens of an image or clip stand at each of ``places``, and where the last of
+        them ends."""
+        ids = self._tokens(encoded.text, media)
+        if len(places) == 1:
+            (place,) = places
+            tokens = [ids[place : place + len(ids) - len(encoded.input_ids) + 1]]
+        else:
+            left = {kind: iter(items) for kind, items in media.items()}
+            alone = [(kind, {kind: [next(left[kind])]}) for kind in places.values()]
+            tokens = [self._tokens(token_of(self.processor, kind), one) for kind, one in alone]
+        for kind, each in zip(places.values(), tokens, strict=True):
+            if token_id(self.processor, kind) not in each:
+                raise ValueError(f"one of its {kind.many} stands for no token: it is too short or too small")
+        found, end = _filled(encoded, np.fromiter(places, np.int64), tokens)
+        if not np.array_equal(ids, found.input_ids):
+            raise ValueError("the processor makes other tokens of the whole text than of its parts")
+        return found, end
+
+    def _tokens(self, text: str, media: Media) -> np.ndarray:
+        return np.asarray(processed(self.processor, text, media)["input_ids"][0], np.int64).reshape(-1)
+
+
+def kinds_of(processor: Any) -> tuple[Kind, ...]:
+    """Kinds of media that a processor of transformers puts among the tokens of a text."""
+    if not hasattr(processor, "tokenizer"):
+        return ()
+    taken = inspect.signature(type(processor).__call__).parameters
+    able = {IMAGE: hasattr(processor, "image_processor"), AUDIO: hearing(processor) is not None and "audio" in taken}
+    return tuple(kind for kind in KINDS if able[kind] and token_of(processor, kind))
+
+
+def token_of(processor: Any, kind: Kind) -> str:
+    """The placeholder of an image or audio clip in the text of a template; empty if the processor has none."""
+    return getattr(processor, f"{kind.name}_token", None) or ""
+
+
+def token_id(processor: Any, kind: Kind) -> int:
+    """Number of the token that is the placeholder of an image or audio clip."""
+    return int(processor.tokenizer.convert_tokens_to_ids(token_of(processor, kind)))
+
+
+def hearing(processor: Any) -> Any:
+    """The part of a processor that takes audio; None if there is none."""
+    return getattr(processor, "audio_processor", None) or getattr(processor, "feature_extractor", None)
+
+
+def opened(processor: Any, kind: Kind, stored: Any) -> Any:
+    """An image or an audio clip as the processor takes it.
+
+    Raises:
+        ValueError: it cannot be read, or the processor would cut it.
+    """
+    if kind is IMAGE:
+        return opened_image(stored, RGB)
+    rate = int(hearing(processor).sampling_rate)
+    sound, most = waveform(stored, rate), longest_clip(processor)
+    if most is not None and len(sound) > most:
+        raise ValueError(f"its audio of {len(sound) / rate:.1f} s is longer than the {most / rate:g} s that fit")
+    return sound
+
+
+def longest_clip(processor: Any) -> int | None:
+    """Samples of the longest audio clip that a processor does not cut; None if it cuts none."""
+    extractor = hearing(processor)
+    if (most := getattr(processor, "max_audio_len", None)) is not None:  # seconds, in windows of its own
+        window = getattr(extractor, "chunk_length", 1)
+        return int(most // window * window * extractor.sampling_rate)
+    given = getattr(processor, "audio_kwargs", None) or {}
+    usual = {name: each.default for name, each in inspect.signature(type(extractor).__call__).parameters.items()}
+    if not given.get("truncation", usual.get("truncation", False)):
+        return None
+    limits = [getattr(extractor, name, None) for name in ("n_samples", "nb_max_samples")]
+    limits += [given.get("max_length"), usual.get("max_length")]
+    return next((limit for limit in limits if isinstance(limit, int)), None)
+
+
+def processed(processor: Any, text: str, media: Mapping[Kind, Sequence[Any]]) -> Any:
+    """What a processor makes of a text with a placeholder for each image and audio clip: tensors by name.
+
+    Raises:
+        ValueError: it refuses them.
+    """
+    given: dict[str, Any] = {}
+    if images := media.get(IMAGE):
+        given["images"] = [list(images)]
+    if sounds := media.get(AUDIO):
+        given |= {"audio": list(sounds), "audio_kwargs": {"sampling_rate": int(hearing(processor).sampling_rate)}}
+    try:
+        return processor(text=[text], add_special_tokens=False, return_tensors="pt", **given)
+    except REFUSED as error:
+        raise ValueError(f"the processor refuses it: {' '.join(str(error).split())}") from error
+
+
+def _filled(encoded: EncodedChat, places: np.ndarray, tokens: Sequence[np.ndarray]) -> tuple[EncodedChat, int]:
+    """A conversation in which the token at each place is replaced by several, and where the last of them ends."""
+    sizes = np.ones(len(encoded.input_ids), np.int64)
+    sizes[places] = [len(each) for each in tokens]
+    begins = np.cumsum(sizes) - sizes
+    ids, labels = np.repeat(encoded.input_ids, sizes), np.repeat(encoded.labels, sizes)
+    for place, each in zip(places, tokens, strict=True):
+        part = slice(begins[place], begins[place] + len(each))
+        ids[part], labels[part] = each, IGNORE
+    stops = tuple(int(begins[place]) for place in encoded.stops)
+    return replace(encoded, input_ids=ids, labels=labels, stops=stops), int(begins[places[-1]] + sizes[places[-1]])

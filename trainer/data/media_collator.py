@@ -1,0 +1,72 @@
+"""Collator for conversations with images or audio clips: it pads the tokens, and concatenates the media of all
+samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ...errors import Problem, UserError
+from ...models.loss import IGNORE
+from ...parallel.micro_batch import MicroBatch
+from .base_collator import Collator, Sample, positions
+from .padded_collator import padded
+
+OF_TEXTS = ("input_ids", "labels", "index", "position")
+BESIDE = ("token_type_ids", "mm_token_type_ids")
+"""Arrays with a number for each token."""
+FRAMES = ("input_features", "input_features_mask", "feature_attention_mask")
+"""Arrays of audio clips with an axis of frames, and those that mark which frames are real."""
+
+
+@dataclass
+class MediaCollator(Collator):
+    """Every sample has the same number of images and audio clips, so that the first dimension of all arrays is the
+    sample, or a multiple of it. The labels stand at the positions that predict them."""
+
+    block_size: int
+    """Tokens of the longest sample; given by the engine from ``data.block_size``."""
+    pad_token_id: int
+    """Token id of padding positions; given by the engine from the tokenizer."""
+    micro_batch_size: int
+    """Samples of one forward pass; given by the engine from ``trainer.micro_batch_size``."""
+    pad_to_multiple_of: int = 8
+    """Padded lengths are multiples of this (but at most ``block_size``)."""
+
+    def micro_batch(self, samples: Sequence[Sample]) -> MicroBatch:
+        sizes = [len(sample["input_ids"]) for sample in samples]
+        multiple = self.pad_to_multiple_of
+        length = max(min(-(-max(sizes) // multiple) * multiple, self.block_size), max(sizes))
+        inputs = {
+            "input_ids": padded([sample["input_ids"] for sample in samples], length, self.pad_token_id),
+            "attention_mask": padded([np.ones(size, np.int64) for size in sizes], length, 0),
+        }
+        for name in {name: None for sample in samples for name in sample if name not in OF_TEXTS}:
+            arrays = [sample[name] for sample in samples]
+            if name in BESIDE:
+                inputs[name] = padded(arrays, length, 0)
+                continue
+            if name in FRAMES and all(any(mask in sample for mask in FRAMES[1:]) for sample in samples):
+                arrays = with_silence(arrays)
+            if any(array.shape != arrays[0].shape for array in arrays):
+                why = f"has images or audio clips of different numbers or sizes in one batch ({name})"
+                fix = "give every conversation equally many, and a processor that makes one size of them, or set "
+                raise UserError(Problem("data.source", why, fix + "trainer.micro_batch_size=1"))
+            inputs[name] = torch.from_numpy(np.concatenate(arrays))
+        labels = padded([np.append(sample["labels"][1:], IGNORE) for sample in samples], length, IGNORE)
+        return MicroBatch(inputs, {"labels": labels}, positions(samples), sum(sizes))
+
+
+def with_silence(arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    """Arrays of audio clips with zeros behind them, for one number of frames, where nothing else differs."""
+    shapes = {array.shape for array in arrays}
+    if len({len(shape) for shape in shapes}) > 1:
+        return arrays
+    most = np.max([*shapes], 0)
+    differing = np.flatnonzero(most != np.min([*shapes], 0))
+    if len(differing) != 1 or differing[0] == 0:
+        return arrays
+    return [np.pad(array, [(0, size - own) for size, own in zip(most, array.shape, strict=True)]) for array in arrays]
