@@ -72,7 +72,9 @@ def _tables() -> dict[str, dict[str, str]]:
     for node in tree.body:
         match node:
             case ast.Assign([ast.Name(name)], ast.Call(ast.Name("OrderedDict"), [ast.List(pairs)])):
-                names[name] = dict(_pair(pair) for pair in pairs if isinstance(pair, ast.Tuple))
+                names[name] = {}
+                for pair in pairs:
+                    names[name] |= _of_other(pair, names) if isinstance(pair, ast.Starred) else _pair(pair)
             case ast.Assign([ast.Name(name)], ast.Call(ast.Name("_LazyAutoMapping"), [_, ast.Name(table)])):
                 mappings[name] = table
             case ast.ClassDef(name, body=body):
@@ -85,9 +87,17 @@ def _tables() -> dict[str, dict[str, str]]:
     return factories
 
 
-def _pair(pair: ast.Tuple) -> tuple[str, str]:
+def _pair(pair: ast.expr) -> dict[str, str]:
+    if not isinstance(pair, ast.Tuple):
+        return {}
     kind, name = (ast.literal_eval(part) for part in pair.elts)
-    return kind, name if isinstance(name, str) else name[0]
+    return {kind: name if isinstance(name, str) else name[0]}
+
+
+def _of_other(pairs: ast.Starred, tables: dict[str, dict[str, str]]) -> dict[str, str]:
+    """The pairs of another table that a table begins with: ``*list(TABLE.items())``."""
+    named = (node.id for node in ast.walk(pairs) if isinstance(node, ast.Name))
+    return next((tables[name] for name in named if name in tables), {})
 
 
 @cache
