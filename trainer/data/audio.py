@@ -25,10 +25,22 @@ def waveform(stored: Any, rate: int) -> np.ndarray:
         ValueError: it is no audio.
         UserError: a package is missing.
     """
+    samples, own = decoded(stored)
+    return np.ascontiguousarray(samples if own == rate else _resampled(samples, own, rate), np.float32)
+
+
+def decoded(stored: Any) -> tuple[np.ndarray, int]:
+    """The audio in stored bytes, at a path, or in samples with their rate, as ``waveform`` reads it: float32 [samples],
+    and samples per second.
+
+    Raises:
+        ValueError: it is no audio.
+        UserError: a package is missing.
+    """
     if stored is None:
         raise ValueError("it has no audio")
-    if isinstance(stored, dict) and "array" in stored:
-        samples, own = np.asarray(stored["array"], np.float32), int(stored.get("sampling_rate") or 0)
+    if isinstance(stored, dict) and stored.get("array") is not None:
+        samples, own = _array(stored["array"]), int(stored.get("sampling_rate") or 0)
     else:
         samples, own = _read(stored)
     samples = samples.mean(1) if samples.ndim == 2 else samples
@@ -38,7 +50,7 @@ def waveform(stored: Any, rate: int) -> np.ndarray:
         raise ValueError(f"its audio has the sampling rate {own}")
     if not np.isfinite(samples).all():
         raise ValueError("its audio holds numbers that are not finite")
-    return np.ascontiguousarray(samples if own == rate else _resampled(samples, own, rate), np.float32)
+    return samples, own
 
 
 def seconds(sounds: Sequence[Any]) -> list[float]:
@@ -51,6 +63,16 @@ def seconds(sounds: Sequence[Any]) -> list[float]:
         with suppress(ValueError, OSError, RuntimeError):  # refused when it is read; soundfile's own is a RuntimeError
             found.append(float(_soundfile().info(_file(stored)).duration))
     return found
+
+
+def _array(values: Any) -> np.ndarray:
+    try:
+        samples = np.asarray(values, np.float32)
+    except (TypeError, ValueError):  # lists of several lengths, or texts
+        raise ValueError("its audio is an array of something else than numbers") from None
+    if samples.ndim not in (1, 2):
+        raise ValueError(f"its audio is an array with {samples.ndim} axes, not [samples] or [samples, channels]")
+    return samples
 
 
 def _read(stored: Any) -> tuple[np.ndarray, int]:
@@ -72,6 +94,8 @@ def _soundfile() -> Any:
 
 def _file(stored: Any) -> Any:
     if isinstance(stored, dict):
+        if stored.get("bytes") is None and stored.get("path") is None:
+            raise ValueError(f"its audio has neither bytes nor a path; it has {', '.join(stored) or 'nothing'}")
         return io.BytesIO(stored["bytes"]) if stored.get("bytes") is not None else Path(stored["path"])
     if isinstance(stored, bytes):
         return io.BytesIO(stored)

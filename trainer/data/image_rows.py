@@ -118,6 +118,8 @@ def on_white(image: Image) -> Image:
 
 def _file(stored: Any, column: str = "image") -> Any:
     if isinstance(stored, dict):
+        if stored.get("bytes") is None and stored.get("path") is None:
+            raise ValueError(f"its image has neither bytes nor a path; it has {', '.join(stored) or 'nothing'}")
         return io.BytesIO(stored["bytes"]) if stored.get("bytes") is not None else Path(stored["path"])
     if isinstance(stored, bytes | str):
         return io.BytesIO(stored) if isinstance(stored, bytes) else Path(stored)
