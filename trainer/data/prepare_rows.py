@@ -12,7 +12,7 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,12 +130,21 @@ def _prepare(
 
 def without_decoding(data: Dataset) -> Dataset:
     """``data`` whose images and audio clips stay the bytes that they are stored as."""
-    from datasets import Audio, Image
-
     for name, feature in data.features.items():
-        if isinstance(feature, Audio | Image) and feature.decode:
-            data = data.cast_column(name, type(feature)(decode=False))
+        if (stored := _stored(feature)) != feature:
+            data = data.cast_column(name, stored)
     return data
+
+
+def _stored(feature: Any) -> Any:
+    """A feature of ``datasets`` whose images and audio clips, also those in lists and objects, are not decoded."""
+    from datasets import Audio, Image, LargeList, List
+
+    if isinstance(feature, Audio | Image):
+        return type(feature)(decode=False) if feature.decode else feature
+    if isinstance(feature, List | LargeList):
+        return replace(feature, feature=_stored(feature.feature))
+    return {name: _stored(each) for name, each in feature.items()} if isinstance(feature, dict) else feature
 
 
 def row_hashes(data: Dataset) -> np.ndarray:
