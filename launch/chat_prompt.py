@@ -209,7 +209,7 @@ def media_inputs(processor: Any, model: Any, chat: ChatPrompt) -> Any:
     Raises:
         UserError: there is no template, it refuses the conversation, or it does not show each image and clip.
     """
-    from ..trainer.data.chat.media_encoder import opened, processed, token_of
+    from ..trainer.data.chat.media_encoder import BESIDE, alone, opened, processed, refuse_nothing, token_of
 
     text = _rendered(processor.tokenizer, chat, tokenize=False)
     for kind, items in chat.media.items():
@@ -219,12 +219,15 @@ def media_inputs(processor: Any, model: Any, chat: ChatPrompt) -> Any:
             raise UserError(Problem("--chat", why, "correct the messages; a text may not hold that token"))
     try:
         media = {kind: [opened(processor, kind, each) for each in items] for kind, items in chat.media.items()}
+        for kind, items in media.items():
+            for item in items:
+                refuse_nothing(processor, kind, alone(processor, kind, item))
         made = processed(processor, text, media)
     except ValueError as error:
         option = f"--{next(iter(chat.media)).name}" if len(chat.media) == 1 else "--chat"
         raise UserError(Problem(option, str(error), f"give other {named([*chat.media])}")) from error
-    if "token_type_ids" not in inspect.signature(model.forward).parameters:
-        made.pop("token_type_ids", None)
+    for name in set(BESIDE) - set(inspect.signature(model.forward).parameters):
+        made.pop(name, None)
     return made
 
 

@@ -184,7 +184,7 @@ def _chat_inputs(reader: Any, model: Any, prompt: ChatPrompt, folder: Path) -> A
 
     able = kinds_of(reader)
     if unread := [kind for kind in prompt.media if kind not in able]:
-        reads = f"texts and {named(able)}" if able else "texts alone"
+        reads = named(able, before="texts") if able else "texts alone"
         why = f"is a {type(model).__name__}, which reads {reads}, and the conversation holds an {unread[0].one}"
         fix = f"name a model that {'sees' if unread[0] is IMAGE else 'hears'}, or leave the {unread[0].one} out"
         raise UserError(Problem("MODEL", why, fix, str(folder)))
@@ -233,7 +233,10 @@ def _processor(folder: Path, config: Any) -> tuple[Any, Any]:
     if not own or (own == ["AutoModelForSeq2SeqLM"] and not any((folder / file).is_file() for file in FILES)):
         return None, None
     processor: Any = AutoProcessor.from_pretrained(folder, backend="pil")
-    return (processor, getattr(modeling_auto, own[0])) if kinds_of(processor) else (None, None)
+    if not kinds_of(processor):
+        return None, None
+    processor.tokenizer.chat_template = processor.tokenizer.chat_template or processor.chat_template
+    return processor, getattr(modeling_auto, own[0])
 
 
 def _device() -> str:

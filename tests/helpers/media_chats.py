@@ -37,6 +37,44 @@ def byte_tokenizer(*further: str) -> Any:
     )
 
 
+def named_tokens(**names: str) -> Any:
+    """``byte_tokenizer`` with special tokens that processors ask for by name, such as ``image_token``."""
+    from transformers import PreTrainedTokenizerFast
+
+    plain = byte_tokenizer(*names.values())
+    return PreTrainedTokenizerFast(
+        tokenizer_object=plain.backend_tokenizer,
+        pad_token="<pad>",
+        eos_token="<|im_end|>",
+        extra_special_tokens=names,
+    )
+
+
+def qwen2_audio() -> Any:
+    """A processor that pads clips to one second."""
+    from transformers import Qwen2AudioProcessor, WhisperFeatureExtractor
+
+    extractor = WhisperFeatureExtractor(feature_size=16, chunk_length=1)
+    return Qwen2AudioProcessor(extractor, byte_tokenizer("<audio>"), chatml("audio"), audio_token="<audio>")
+
+
+def gemma3n() -> Any:
+    """A processor of images and of clips of any length, which stand for 3 and for 5 tokens between two others."""
+    from transformers import Gemma3nAudioFeatureExtractor, Gemma3nProcessor, SiglipImageProcessorPil
+
+    tokenizer = named_tokens(
+        image_token="<image>",
+        audio_token="<audio>",
+        boi_token="<boi>",
+        eoi_token="<eoi>",
+        boa_token="<boa>",
+        eoa_token="<eoa>",
+    )
+    images, sounds = SiglipImageProcessorPil(size={"height": 16, "width": 16}), Gemma3nAudioFeatureExtractor()
+    template = chatml("image", "audio")
+    return Gemma3nProcessor(sounds, images, tokenizer, template, audio_seq_length=5, image_seq_length=3)
+
+
 def chatml(*kinds: str) -> str:
     """A template of ChatML for contents of texts and of ``kinds``, each shown as one token of its name."""
     parts = "".join(f"{{% if part.type == '{kind}' %}}<{kind}>\n{{% endif %}}" for kind in kinds)

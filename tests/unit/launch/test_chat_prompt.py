@@ -11,9 +11,13 @@ from typing import Any
 import pytest
 import yaml
 from helpers.chats import TOOLS, answer, small_tokenizer, tokenizer_for, user
+from helpers.media_chats import qwen2_audio
 from trireme.errors import UserError
-from trireme.launch.chat_prompt import chat_inputs, chat_prompt, stops, trained_chat
+from trireme.launch.chat_prompt import chat_inputs, chat_prompt, media_inputs, stops, trained_chat
 from trireme.launch.cli import main
+from trireme.trainer.data.chat.chat_config import ChatConfig
+from trireme.trainer.data.chat.media import AUDIO
+from trireme.trainer.data.chat.media_encoder import MediaEncoder
 
 BEGUN = [user("вопрос"), answer("It is")]
 
@@ -145,6 +149,70 @@ def test_wrong_images_are_refused(
     assert main(["generate", str(file.parent), "--chat", *arguments]) == 2
     message = capsys.readouterr().err
     assert all(word in message for word in words) and "Traceback" not in message, message
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> str:
+    pytest.importorskip("soundfile").write(tmp_path / "a.wav", [0.0, 0.5, -0.5, 0.25], 8000)
+    return str(tmp_path / "a.wav")
+
+
+def test_clips_and_pictures_stand_before_the_prompt(picture: str, clip: str) -> None:
+    found = chat_prompt(None, "What?", images=[picture], sounds=[clip, clip])
+    kinds = [part["type"] for part in found.conversation.messages[-1]["content"]]
+    assert kinds == ["image", "audio", "audio", "text"] and len(found.pictures) == 1
+    assert [len(sound["array"]) for sound in found.sounds] == [4, 4] and found.sounds[0]["sampling_rate"] == 8000
+    assert [kind.name for kind in found.media] == ["image", "audio"]
+
+
+def test_clips_take_the_places_that_messages_leave(clip: str, tmp_path: Path) -> None:
+    parts = [{"type": "audio"}, {"type": "text", "text": "What?"}, {"type": "audio", "path": clip}]
+    (tmp_path / "chat.json").write_text(json.dumps([{"role": "user", "content": parts}]))
+    assert len(chat_prompt(str(tmp_path / "chat.json"), None, sounds=[clip]).sounds) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--prompt", "What?", "--audio", "nowhere.wav"], ("--audio", "cannot be read")),
+        (["chat.json", "--audio", "a.wav"], ("--audio", "holds 1 audio clips more than its messages")),
+        (["heard.json"], ("--chat", "has 1 audio clips in its messages")),
+        (["net.json"], ("--chat", "is an address")),
+    ],
+)
+def test_clips_that_are_not_there(
+    arguments: list[str],
+    words: tuple[str, str],
+    file: Path,
+    clip: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(file.parent)
+    for name, part in {"heard": {"type": "audio"}, "net": {"type": "audio", "audio": "https://a.b/c.wav"}}.items():
+        message = {"role": "user", "content": [part, {"type": "text", "text": "What?"}]}
+        Path(f"{name}.json").write_text(json.dumps([message]))
+    assert main(["generate", str(file.parent), "--chat", *arguments]) == 2
+    message = capsys.readouterr().err
+    assert all(word in message for word in words) and "Traceback" not in message, message
+
+
+def test_clips_become_tokens_as_in_training(clip: str, tmp_path: Path) -> None:
+    processor, model = qwen2_audio(), SimpleNamespace(forward=lambda input_ids: None)
+    processor.tokenizer.chat_template = processor.chat_template
+    stored = {"type": "audio", "array": [0.1] * 4000, "sampling_rate": 16_000}
+    messages = [{"role": "user", "content": [stored, {"type": "text", "text": "What?"}]}]
+    (tmp_path / "chat.json").write_text(json.dumps(messages))
+    made = media_inputs(processor, model, chat_prompt(str(tmp_path / "chat.json"), None))
+    found = MediaEncoder(processor, ChatConfig(), 100, [AUDIO])({"messages": [*messages, answer("This.")]})
+    begun = made["input_ids"][0].tolist()
+    assert begun == found.input_ids[: len(begun)].tolist() and begun.count(3) == 6
+    messages[0]["content"].append({"type": "video", "path": "a.mp4"})
+    (tmp_path / "chat.json").write_text(json.dumps(messages))
+    with pytest.raises(UserError, match="holds video, and this model reads texts and audio clips"):
+        media_inputs(processor, model, chat_prompt(str(tmp_path / "chat.json"), None))
+    with pytest.raises(UserError, match="stands for no token"):
+        media_inputs(processor, model, chat_prompt(None, "What?", sounds=[clip]))
 
 
 def test_a_prompt_goes_on_with_turns_of_sharegpt(tmp_path: Path) -> None:

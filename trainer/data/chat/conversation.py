@@ -117,7 +117,7 @@ def content_parts(message: Message, number: int, media: Sequence[Kind] = ()) -> 
     said = [part for part in parts if kind_of(part, media) is None]
     if other := [str(part.get("type", "part without a type")) for part in said if "text" not in part]:
         kinds = ", ".join(dict.fromkeys(other))
-        reads = f"texts and {named(media)}" if media else "texts alone"
+        reads = named(media, before="texts") if media else "texts alone"
         raise ValueError(f"{where} holds {kinds}, and this model reads {reads}")
     if wrong := [part["text"] for part in said if not isinstance(part["text"], str)]:
         raise ValueError(f"{where} has a part whose text is {type(wrong[0]).__name__}, not a text")

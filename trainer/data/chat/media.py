@@ -42,9 +42,14 @@ def kind_of(part: Any, kinds: Sequence[Kind] = KINDS) -> Kind | None:
     return next(own, None)
 
 
-def named(kinds: Sequence[Kind], joint: str = "and") -> str:
-    """Kinds in a message, in the plural."""
-    return f" {joint} ".join(kind.many for kind in kinds)
+def named(kinds: Sequence[Kind], joint: str = "and", before: str = "") -> str:
+    """Kinds in a message, in the plural.
+
+    Args:
+        before: what stands in front of them in the list.
+    """
+    every = [*([before] if before else []), *(kind.many for kind in kinds)]
+    return f" {joint} ".join([", ".join(every[:-1]), every[-1]] if len(every) > 1 else every)
 
 
 def media_of(messages: Sequence[Mapping[str, Any]], row: Mapping[str, Any], kind: Kind) -> list[Any]:
@@ -93,4 +98,4 @@ def _stored(part: Mapping[str, Any], kind: Kind) -> Any:
 
 
 def _empty(value: Any) -> bool:
-    return isinstance(value, str | bytes) and not value
+    return isinstance(value, str | bytes | Mapping) and not value

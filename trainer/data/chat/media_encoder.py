@@ -92,24 +92,19 @@ class MediaEncoder(ChatEncoder):
     def _expanded(self, encoded: EncodedChat, places: Mapping[int, Kind], media: Media) -> tuple[EncodedChat, int]:
         """The conversation in which the tokens of an image or clip stand at each of ``places``, and where the last of
         them ends."""
-        ids = self._tokens(encoded.text, media)
+        ids = tokens_of(self.processor, encoded.text, media)
         if len(places) == 1:
             (place,) = places
             tokens = [ids[place : place + len(ids) - len(encoded.input_ids) + 1]]
         else:
             left = {kind: iter(items) for kind, items in media.items()}
-            alone = [(kind, {kind: [next(left[kind])]}) for kind in places.values()]
-            tokens = [self._tokens(token_of(self.processor, kind), one) for kind, one in alone]
+            tokens = [alone(self.processor, kind, next(left[kind])) for kind in places.values()]
         for kind, each in zip(places.values(), tokens, strict=True):
-            if token_id(self.processor, kind) not in each:
-                raise ValueError(f"one of its {kind.many} stands for no token: it is too short or too small")
+            refuse_nothing(self.processor, kind, each)
         found, end = _filled(encoded, np.fromiter(places, np.int64), tokens)
         if not np.array_equal(ids, found.input_ids):
             raise ValueError("the processor makes other tokens of the whole text than of its parts")
         return found, end
-
-    def _tokens(self, text: str, media: Media) -> np.ndarray:
-        return np.asarray(processed(self.processor, text, media)["input_ids"][0], np.int64).reshape(-1)
 
 
 def kinds_of(processor: Any) -> tuple[Kind, ...]:
@@ -181,6 +176,34 @@ def processed(processor: Any, text: str, media: Mapping[Kind, Sequence[Any]]) ->
         return processor(text=[text], add_special_tokens=False, return_tensors="pt", **given)
     except REFUSED as error:
         raise ValueError(f"the processor refuses it: {' '.join(str(error).split())}") from error
+
+
+def tokens_of(processor: Any, text: str, media: Mapping[Kind, Sequence[Any]]) -> np.ndarray:
+    """Tokens of a text with those of its images and audio clips (int64).
+
+    Raises:
+        ValueError: the processor refuses them.
+    """
+    return np.asarray(processed(processor, text, media)["input_ids"][0], np.int64).reshape(-1)
+
+
+def alone(processor: Any, kind: Kind, item: Any) -> np.ndarray:
+    """Tokens that one image or audio clip stands for (int64).
+
+    Raises:
+        ValueError: the processor refuses it.
+    """
+    return tokens_of(processor, token_of(processor, kind), {kind: [item]})
+
+
+def refuse_nothing(processor: Any, kind: Kind, tokens: np.ndarray) -> None:
+    """Refuse an image or audio clip that stands for no token, so that the model would not see or hear it.
+
+    Raises:
+        ValueError: none of ``tokens`` is of it.
+    """
+    if token_id(processor, kind) not in tokens:
+        raise ValueError(f"one of its {kind.many} stands for no token: it is too short or too small")
 
 
 def _filled(encoded: EncodedChat, places: np.ndarray, tokens: Sequence[np.ndarray]) -> tuple[EncodedChat, int]:

@@ -1,0 +1,286 @@
+"""Tests of conversations with audio clips and images: forms of parts, labels, refusals of rows, and batches."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Audio, Dataset, Features, List, Value
+from helpers.media_chats import asked, byte_tokenizer, chatml, gemma3n, qwen2_audio
+from trireme.errors import UserError
+from trireme.launch.cli import main
+from trireme.models.facts import Facts
+from trireme.models.loss import IGNORE
+from trireme.trainer.data.base_collator import without_targets
+from trireme.trainer.data.chat.chat_config import ChatConfig
+from trireme.trainer.data.chat.media import AUDIO, IMAGE, Kind
+from trireme.trainer.data.chat.media_chat_rows import MultimodalChats, PicturedChats
+from trireme.trainer.data.chat.media_encoder import MediaEncoder, kinds_of, longest_clip
+from trireme.trainer.data.data_config import DataConfig
+from trireme.trainer.data.media_collator import MediaCollator
+from trireme.trainer.data.prepare_rows import row_hashes, without_decoding
+from trireme.trainer.data.samples import Given
+from trireme.trainer.tasks.multimodal_chat import MultimodalChat
+
+soundfile = pytest.importorskip("soundfile")
+Image = pytest.importorskip("PIL.Image")
+RATE = 16_000
+
+
+def sound(length: int = 4000, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-0.5, 0.5, length).astype(np.float32)
+
+
+def wav(samples: np.ndarray, rate: int = RATE) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format="WAV", subtype="FLOAT")
+    return file.getvalue()
+
+
+def clip(length: int = 4000, seed: int = 0) -> dict[str, Any]:
+    return {"type": "audio", "array": sound(length, seed), "sampling_rate": RATE}
+
+
+def encoder(processor: Any, *media: Kind, longest: int = 200, **chat: Any) -> MediaEncoder:
+    processor.tokenizer.chat_template = processor.tokenizer.chat_template or processor.chat_template
+    return MediaEncoder(processor, ChatConfig(**chat), longest, media)
+
+
+def row_of(*media: Any, **columns: Any) -> dict[str, Any]:
+    return {"messages": asked("What?", "This.", *media), **columns}
+
+
+def test_forms_of_audio_are_the_same_clip(tmp_path: Path) -> None:
+    processor, file = qwen2_audio(), tmp_path / "a.wav"
+    reader = encoder(processor, AUDIO)
+    file.write_bytes(wav(sound()))
+    (tmp_path / "stereo.wav").write_bytes(wav(np.stack([sound(), sound()], 1)))
+    forms: list[dict[str, Any]] = [
+        {"type": "audio", "audio": str(file)},
+        {"type": "audio", "path": str(tmp_path / "stereo.wav")},
+        {"type": "audio", "url": f"file://{file}"},
+        {"type": "audio_url", "audio_url": {"url": str(file)}},
+        {"audio": {"bytes": wav(sound()), "path": None}},
+        {"type": "audio", "audio": {"array": sound().tolist(), "sampling_rate": RATE}},
+        {"type": "audio", "audio": sound(), "sampling_rate": RATE},
+        clip(),
+    ]
+    rows = [row_of(form) for form in forms]
+    rows += [row_of({"type": "audio"}, audios=[str(file)]), row_of({"type": "audio"}, audios={"bytes": wav(sound())})]
+    rows.append({**row_of(), "messages": json.dumps(asked("What?", "This.", forms[0]))})
+    first = reader(rows[0])
+    for row in rows:
+        assert np.array_equal(reader(row).input_ids, first.input_ids)
+        assert np.allclose(reader.opened(row)[AUDIO][0], sound(), atol=1e-6)
+    (slow,) = reader.opened(row_of({"type": "audio", "audio": {"bytes": wav(sound(2000), RATE // 2)}}))[AUDIO]
+    assert len(slow) == 4000
+
+
+@pytest.mark.parametrize("loss", ["assistant", "last", "all"])
+def test_no_token_of_a_clip_has_a_label(loss: str) -> None:
+    reader = encoder(qwen2_audio(), AUDIO, longest=400, loss=loss)
+    row = {"messages": [*asked("A?", "One.", clip(), clip(9000)), *asked("B?", "Two.", clip(16_000))]}
+    found, tokenizer = reader(row), reader.processor.tokenizer
+    mine = found.input_ids == 3
+    assert mine.sum() == 6 + 14 + 25 and (found.labels[mine] == IGNORE).all()
+    learnt = tokenizer.decode(found.labels[found.labels != IGNORE])
+    if loss != "all":
+        assert learnt == {"assistant": "One.<|im_end|>Two.<|im_end|>", "last": "Two.<|im_end|>"}[loss]
+    else:
+        assert (found.labels[~mine] != IGNORE).all()
+    assert all(tokenizer.decode(found.input_ids[stop]) == "<|im_end|>" for stop in found.stops) and found.stops
+
+
+def test_images_and_clips_stand_beside_each_other(tmp_path: Path) -> None:
+    processor = gemma3n()
+    reader = encoder(processor, IMAGE, AUDIO)
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png")
+    seen = {"type": "image", "path": str(tmp_path / "a.png")}
+    row = {"messages": [*asked("A?", "One.", seen, clip()), *asked("B?", "Two.", clip(), seen)]}
+    found = reader(row)
+    assert processor.tokenizer.decode(found.labels[found.labels != IGNORE]) == "One.<|im_end|>Two.<|im_end|>"
+    arrays = reader.arrays(reader.opened(row), found.input_ids)
+    assert arrays["pixel_values"].shape == (2, 3, 16, 16) and arrays["input_features"].shape[0] == 2
+    tokens = {kind: processor.tokenizer.convert_tokens_to_ids(f"<{kind}>") for kind in ("image", "audio")}
+    kinds = np.where(found.input_ids == tokens["image"], 1, np.where(found.input_ids == tokens["audio"], 3, 0))
+    assert np.array_equal(arrays["token_type_ids"], kinds) and (kinds == 1).sum() == 6 and (kinds == 3).sum() == 10
+
+
+@pytest.mark.parametrize(
+    ("parts", "columns", "why"),
+    [
+        ([], {}, "it has no audio clip, and the model reads one with every text"),
+        ([{"type": "audio"}], {}, "it has 1 audio clips in its messages, and the column audios fewer"),
+        ([clip()], {"audios": ["b.wav"]}, "the column audios holds 1 audio clips more than its messages"),
+        ([{"type": "audio", "path": "nowhere.wav"}], {}, "its audio cannot be read"),
+        ([{"type": "audio", "audio": {"bytes": b"no audio"}}], {}, "its audio cannot be read"),
+        ([{"type": "audio", "audio": {"sampling_rate": 1}}], {}, "neither bytes nor a path; it has sampling_rate"),
+        ([{"type": "audio", "url": "https://a.b/c.wav"}], {}, "one of its audio clips is an address"),
+        ([{"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}}], {}, "is a text in base64"),
+        ([{"type": "audio", "audio": [0.0, 0.1]}], {}, "the sampling rate 0"),
+        ([{"type": "audio", "array": [[0.0], [0.1, 0.2]], "sampling_rate": RATE}], {}, "something else than numbers"),
+        ([clip(0)], {}, "its audio is empty"),
+        ([clip(200)], {}, "stands for no token"),
+        ([clip(16_001)], {}, r"its audio of 1.0 s is longer than the 1 s that fit"),
+        ([clip(16_000), clip(16_000)], {}, "its audio clips end at token 57, beyond data.block_size=50"),
+        ([clip(), {"type": "image", "path": "a.png"}], {}, "holds image, and this model reads texts and audio clips"),
+        ([clip(), {"type": "video", "path": "a.mp4"}], {}, "holds video, and this model reads texts and audio clips"),
+        ([clip(), {"type": "text", "text": "<audio>"}], {}, "hold 1 audio clips, and the template shows 2"),
+    ],
+)
+def test_rows_that_cannot_be_learnt(parts: list[Any], columns: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        encoder(qwen2_audio(), AUDIO, longest=50)(row_of(*parts, **columns))
+
+
+def test_what_a_processor_cuts_is_known() -> None:
+    from transformers import AudioFlamingo3Processor, Qwen3ASRFeatureExtractor, WhisperFeatureExtractor
+
+    windows = AudioFlamingo3Processor(
+        WhisperFeatureExtractor(feature_size=16, chunk_length=2), byte_tokenizer("<sound>"), max_audio_len=5
+    )
+    processor = qwen2_audio()
+    assert longest_clip(windows) == 4 * RATE and longest_clip(processor) == RATE
+    assert longest_clip(gemma3n()) == 30 * RATE
+    processor.feature_extractor = Qwen3ASRFeatureExtractor(feature_size=16)
+    assert longest_clip(processor) is None
+    assert kinds_of(gemma3n()) == (IMAGE, AUDIO) and kinds_of(qwen2_audio()) == (AUDIO,)
+    assert kinds_of(byte_tokenizer()) == ()
+
+
+def given(tmp_path: Path, rows: list[dict[str, Any]], processor: Any, **options: Any) -> Given:
+    processor.save_pretrained(tmp_path / "processor")
+    chat = ChatConfig(**options)
+    config = DataConfig(source={}, chat=chat, block_size=100, processor=str(tmp_path / "processor"), packing=False)
+    texts = [{**row, "messages": json.dumps(row["messages"])} for row in rows]
+    return Given(config, Dataset.from_list(texts), tmp_path / "cache", "print", None, None)
+
+
+def stored(tmp_path: Path, number: int, length: int = 4000) -> dict[str, Any]:
+    file = tmp_path / f"{number}.wav"
+    file.write_bytes(wav(sound(length, number)))
+    return {"type": "audio", "path": str(file)}
+
+
+def test_unusable_clips_are_reasons_of_their_rows(tmp_path: Path) -> None:
+    rows = [row_of(stored(tmp_path, number)) for number in range(3)]
+    rows += [row_of(stored(tmp_path, 3, 20_000)), row_of({"type": "audio", "path": "gone.wav"}), row_of()]
+    use = given(tmp_path, rows, qwen2_audio(), unusable="leave_out")
+    samples = MultimodalChats(use)
+    made = samples.made(use.rows, "train", "data.source")
+    assert len(made.rows) == 3 and made.lengths is not None
+    (note,) = (note for note in made.notes if "left out" in note)
+    assert note.startswith("left out 3 of 6 rows") and "longer than" in note and "it has no audio clip" in note
+    sample = samples.sample(made.rows[0])
+    assert sample["input_features"].shape == (1, 16, 100) and len(sample["input_ids"]) == made.lengths[0]
+    strict = MultimodalChats(given(tmp_path, rows, qwen2_audio()))
+    with pytest.raises(UserError, match=r"(?s)3 of 6 train rows cannot be learnt exactly.*row 4 is"):
+        strict.made(use.rows, "train", "data.source")
+
+
+def test_every_row_has_the_kinds_of_the_first(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png")
+    seen = {"type": "image", "path": str(tmp_path / "a.png")}
+    for media, other in ((seen, stored(tmp_path, 0)), (stored(tmp_path, 0), seen)):
+        samples = MultimodalChats(given(tmp_path, [row_of(), row_of(media), row_of(other)], gemma3n()))
+        assert [kind.name for kind in samples.encoder.media] == [media["type"]]
+        with pytest.raises(ValueError, match=f"holds {other['type']}, and this model reads texts and"):
+            samples.encoder(row_of(media, other))
+    samples = MultimodalChats(given(tmp_path, [row_of(media, other)], gemma3n()))
+    assert samples.encoder.media == (IMAGE, AUDIO)
+    pictured = PicturedChats(given(tmp_path, [row_of(media, other)], gemma3n()))
+    assert pictured.encoder.media == (IMAGE,)
+    with pytest.raises(UserError, match="puts no images among tokens"):
+        PicturedChats(given(tmp_path / "other", [row_of(seen)], qwen2_audio()))
+
+
+def test_clips_of_several_lengths_and_types_of_tokens_are_padded() -> None:
+    reader, samples = encoder(gemma3n(), AUDIO), list[dict[str, Any]]()
+    for number, length in enumerate((8000, 3000)):
+        row = row_of(clip(length))
+        found = reader(row)
+        arrays = reader.arrays(reader.opened(row), found.input_ids)
+        samples.append({"input_ids": found.input_ids, "labels": found.labels, "index": number, **arrays})
+    micro = MediaCollator(200, 0, 2).micro_batch(samples)
+    frames, mask = micro.inputs["input_features"], micro.inputs["input_features_mask"]
+    assert frames.shape[:2] == mask.shape and not mask[1, len(samples[1]["input_features_mask"][0]) :].any()
+    assert torch.equal(mask.sum(1), torch.tensor([int(sample["input_features_mask"].sum()) for sample in samples]))
+    assert micro.inputs["token_type_ids"].shape == micro.inputs["input_ids"].shape
+    more = {**samples[0], "input_features": np.concatenate([samples[0]["input_features"]] * 2)}
+    with pytest.raises(UserError, match=r"(?s)different numbers or sizes in one batch.*micro_batch_size=1"):
+        MediaCollator(200, 0, 2).micro_batch([samples[0], more])
+
+
+def test_answers_are_written_with_the_clips_before_them() -> None:
+    """A row that only fills a place has no label, and its clips are among the inputs too."""
+    processor = gemma3n()
+    reader, task = encoder(processor, AUDIO), MultimodalChat()
+    task.configure(processor, Facts())
+    samples = []
+    for number, row in enumerate((row_of(clip()), {"messages": [*asked("A?", "No.", clip()), *asked("B?", "Yes.")]})):
+        found = reader(row)
+        arrays = reader.arrays(reader.opened(row), found.input_ids)
+        samples.append({"input_ids": found.input_ids, "labels": found.labels, "index": number, **arrays})
+    micro = without_targets(MediaCollator(200, 0, 2).micro_batch(samples), 1)
+    prompt, token = task.prompt(micro.inputs, micro.targets), reader.processor.audio_token_id
+    assert prompt.keys() == micro.inputs.keys() and prompt["token_type_ids"].shape == prompt["input_ids"].shape
+    assert torch.equal(prompt["token_type_ids"] == 3, prompt["input_ids"] == token)
+    first = prompt["input_ids"][0][prompt["attention_mask"][0] != 0]
+    assert processor.tokenizer.decode(first).endswith("What?<|im_end|>\n<|im_start|>assistant\n")
+    late = {"messages": [*asked("A?", "No.", clip()), *asked("B?", "Yes.", clip())]}
+    found = reader(late)
+    sample = {"input_ids": found.input_ids, "labels": found.labels, "index": 0}
+    micro = MediaCollator(200, 0, 1).micro_batch([sample])
+    with pytest.raises(UserError, match="images or audio clips stand behind it"):
+        task.prompt(micro.inputs, micro.targets)
+
+
+def test_nested_clips_stay_as_stored() -> None:
+    """``datasets`` would decode them when a row is read, wherever they stand."""
+    part = {"type": Value("string"), "audio": Audio(), "text": Value("string")}
+    features = Features(audios=List(Audio()), messages=List({"role": Value("string"), "content": List(part)}))
+    bytes_of = {"bytes": wav(sound()), "path": "a.wav"}
+    content = [{"type": "audio", "audio": bytes_of, "text": ""}]
+    row = {"audios": [bytes_of], "messages": [{"role": "user", "content": content}]}
+    data = Dataset.from_list([row]).cast(features)
+    data = without_decoding(data)
+    assert data[0]["audios"][0]["bytes"] == data[0]["messages"][0]["content"][0]["audio"]["bytes"] == wav(sound())
+    assert len(row_hashes(data)) == 1
+
+
+@pytest.mark.parametrize(
+    ("part", "task", "words"),
+    [
+        ({"type": "video", "path": "a.mp4"}, "multimodal_chat", "reads texts, images and audio clips"),
+        ({"type": "audio", "path": "a.wav"}, "image_chat", "holds audio, and this model reads texts and images"),
+    ],
+)
+def test_the_check_refuses_other_parts(
+    part: dict[str, Any], task: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    qwen2_audio().save_pretrained(tmp_path / "processor")
+    (tmp_path / "chats.jsonl").write_text(json.dumps(row_of(part)) + "\n")
+    (tmp_path / "recipe.yaml").write_text(
+        f"# Hears.\n# trireme train recipe.yaml\ndefaults: [/base, /data: chat, override /task: {task}, _self_]\n"
+        "model: {family: auto, config: {model_type: qwen2_audio}}\n"
+        f"data: {{source: {{paths: [{tmp_path}/chats.jsonl]}}, processor: {tmp_path}/processor, packing: false}}\n"
+        "trainer: {max_steps: 1}\n"
+    )
+    assert main(["check", str(tmp_path / "recipe.yaml")]) == 2
+    assert words in " ".join(capsys.readouterr().err.split())
+
+
+def test_templates_of_texts_alone_refuse_clips() -> None:
+    processor = qwen2_audio()
+    processor.tokenizer.chat_template = (
+        "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
+        "{% endfor %}"
+    )
+    with pytest.raises(ValueError, match="message 1 holds an audio clip, and the template takes texts alone"):
+        encoder(processor, AUDIO)(row_of(clip()))
+    assert "<audio>" in chatml("audio")
