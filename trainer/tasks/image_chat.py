@@ -44,7 +44,8 @@ class ImageChat(CausalLM):
         tokens, mask = inputs["input_ids"], inputs["attention_mask"]
         labels = targets["labels"].clone()
         # A row that only fills a place has no label; it is kept whole, since its images are among the inputs too.
-        labels[(labels == IGNORE).all(1), -1] = 0
+        (fillers,) = torch.where((labels == IGNORE).all(1))
+        labels[fillers, mask[fillers].sum(1) - 1] = 0
         found = beginnings(tokens, labels, mask)
         marked = torch.tensor(self.placeholders, device=tokens.device)
         if torch.isin(found["input_ids"], marked).sum() != torch.isin(tokens, marked).sum():
