@@ -157,8 +157,8 @@ def clip(tmp_path: Path) -> str:
     return str(tmp_path / "a.wav")
 
 
-def test_clips_and_pictures_stand_before_the_prompt(picture: str, clip: str) -> None:
-    found = chat_prompt(None, "What?", images=[picture], sounds=[clip, clip])
+def test_clips_and_images_stand_before_the_prompt(image_file: str, clip: str) -> None:
+    found = chat_prompt(None, "What?", images=[image_file], sounds=[clip, clip])
     kinds = [part["type"] for part in found.conversation.messages[-1]["content"]]
     assert kinds == ["image", "audio", "audio", "text"] and len(found.pictures) == 1
     assert [len(sound["array"]) for sound in found.sounds] == [4, 4] and found.sounds[0]["sampling_rate"] == 8000
