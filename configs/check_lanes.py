@@ -23,19 +23,19 @@ def check_lanes(data: DataConfig, model: ModelConfig, task: Component, plan: Pla
         return []
     problems = []
     if head_of(task) != "causal_lm" or learns_from_rows(task) or _coupled(task):
-        why = "makes one text of all documents, and this task learns from samples that stand alone"
+        why = "joins all documents into one text, but this task learns from separate samples"
         problems.append(Problem(KEY, why, "set task=causal_lm, or data.packing=false", LANES))
     elif steps := sorted(own_steps_of(task)):
         own = ", ".join(steps)
-        why = f"needs the trainer to pass the memory to the model, and this task calls the model itself ({own})"
-        problems.append(Problem(KEY, why, "write loss and evaluate alone, or set data.packing=true", LANES))
+        why = f"needs the trainer to pass the memory to the model, but this task calls the model itself ({own})"
+        problems.append(Problem(KEY, why, "give the task only loss and evaluate, or set data.packing=true", LANES))
     if not model.spec.carried:
         able = ", ".join(name for name, family in families().items() if family.carried)
-        why = f"is for models that carry a memory from sample to sample, and {model.spec.title} has none"
+        why = f"is for models that carry a memory from sample to sample, but {model.spec.title} has no memory"
         problems.append(Problem(KEY, why, f"set data.packing=true, or model.family to one of {able}", LANES))
     if plan.pipeline != 1:
-        why = f"needs whole models, which carry a memory, and plan {plan.name} cuts the model into stages"
-        problems.append(Problem(KEY, why, "choose a plan without stages, such as ddp or fsdp_full_shard", LANES))
+        why = f"needs ranks with the whole model, but plan {plan.name} cuts the model into pipeline stages"
+        problems.append(Problem(KEY, why, "choose a plan without pipeline, such as ddp or fsdp_full_shard", LANES))
     return problems
 
 

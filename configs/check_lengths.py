@@ -46,13 +46,13 @@ def check_length(
 
 
 def _check_cadences(trainer: TrainerConfig, checkpoint: CheckpointConfig, data: DataConfig) -> list[Problem]:
-    """Problems of cadences that ask for the end of each pass, which a stream does not have."""
+    """Problems of intervals of one epoch, which streamed data does not have."""
     cadences = {
         "trainer.log_every": trainer.log_every,
         "trainer.eval_every": trainer.eval_every,
         "checkpoint.every": checkpoint.every,
     }
-    why = "asks for the end of each pass, and a stream (data.streaming=true) has no passes"
+    why = "acts at the end of each epoch, but streamed data (data.streaming=true) has no epochs"
     return [
         Problem(key, why, f"give a number of steps, for example {key}=100", every)
         for key, every in cadences.items()

@@ -44,7 +44,7 @@ def check_metrics(
         else:
             continue
         if why := _no_evaluation(trainer, data):
-            idle.append(Problem(f"callbacks.{name}", f"acts on evaluations, and {why}", _REMEDY))
+            idle.append(Problem(f"callbacks.{name}", f"needs evaluations during the run, but {why}", _REMEDY))
     known = _known_metrics(task, callbacks, data, scores)
     unknown = [
         Problem(field, "nothing in this recipe computes this metric", _fix(metric, sorted(known)), metric)
@@ -85,7 +85,7 @@ def check_objectives(
         never = ""
     if evaluated and not problems and never:
         fix = "set trainer.eval_at_end=true and keep some held-out data, or choose another metric"
-        problems.append(Problem(field, f"is of evaluations, and {never}", fix, evaluated[0]))
+        problems.append(Problem(field, f"comes from evaluations, and no trial has one: {never}", fix, evaluated[0]))
     return problems
 
 
@@ -116,9 +116,9 @@ def _no_evaluation(trainer: TrainerConfig, data: DataConfig) -> str:
     if data.eval_source is None and data.held_out == 0 and not data.eval_sets:
         return "there is no held-out data (data.held_out is 0)"
     if trainer.eval_every is None:
-        return "trainer.eval_every is null, so none runs before the end"
+        return "trainer.eval_every is null, so no evaluation runs before the end"
     if trainer.max_steps is not None and _first_common_step(trainer.eval_every, 1) > trainer.max_steps:
-        return f"trainer.eval_every={trainer.eval_every} is beyond trainer.max_steps ({trainer.max_steps})"
+        return f"trainer.eval_every={trainer.eval_every} is greater than trainer.max_steps ({trainer.max_steps})"
     return ""
 
 
@@ -130,15 +130,15 @@ def _idle_rotation(checkpoint: CheckpointConfig, trainer: TrainerConfig, callbac
     saves_best = any(isinstance(callback, BestModel) for callback in callbacks.values())
     own = any(not type(callback).__module__.startswith("trireme.") for callback in callbacks.values())
     if trainer.eval_every is None:
-        why = "ranks checkpoints by evaluations, but trainer.eval_every is null, so none runs before the end"
+        why = "ranks checkpoints by evaluations, but trainer.eval_every is null, so no evaluation runs before the end"
     elif saves_best or own:  # they may save at any step
         return []
     elif checkpoint.every is None:
-        why = "ranks checkpoints, but checkpoint.every is null, so none is written before the end"
+        why = "ranks checkpoints, but checkpoint.every is null, so no checkpoint is written before the end"
     elif trainer.max_steps is not None and _first_common_step(checkpoint.every, trainer.eval_every) > trainer.max_steps:
         why = (
-            f"ranks checkpoints of evaluated steps, and checkpoint.every={checkpoint.every} and "
-            f"trainer.eval_every={trainer.eval_every} never meet in {trainer.max_steps} steps"
+            f"ranks checkpoints of evaluated steps, but no step has both: checkpoint.every={checkpoint.every} and "
+            f"trainer.eval_every={trainer.eval_every} have no common multiple up to {trainer.max_steps} steps"
         )
     fix = "set both to the same number, add the callback best_model, or set checkpoint.keep_best=0"
     return [Problem("checkpoint.keep_best", why, fix, checkpoint.keep_best)] if why else []

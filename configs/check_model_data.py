@@ -34,12 +34,12 @@ def check_packed_rows(data: DataConfig, model: ModelConfig, task: Component, tra
     """Problems of ``data.packing`` with ``data.group_by_length``, and with models that cannot keep documents apart."""
     from_rows = learns_from_rows(task) or data.chat is not None
     if data.group_by_length and (data.packing == "bins" or (data.packing and not from_rows)):
-        why = f"has no use with data.packing={data.packing}, whose rows are full"
+        why = f"has no effect with data.packing={data.packing}, whose rows all have the same length"
         return [Problem("data.group_by_length", why, "leave it out, or set data.packing=false", True)]
     if not data.separates:
         return []
     if from_rows and data.packing != "bins":
-        why = "cuts blocks from documents end to end, and this task learns from rows"
+        why = "cuts blocks from joined documents, but this task learns from separate rows"
         return [Problem("data.packing", why, "set data.packing=bins, or false", data.packing)]
     try:
         return check_packing(model, head_of(task), data.packing, trainer.micro_batch_size)
@@ -68,7 +68,7 @@ def check_conversations(model: ModelConfig, data: DataConfig, task: Component) -
     if takes_chats(task) and head_of(task) in ("image_text_to_text", "multimodal_lm"):
         return []  # its processor is only opened with the data
     if head_of(task) != "causal_lm" or (learns_from_rows(task) and not takes_chats(task)):
-        why = "makes samples of conversations, and this task does not learn the tokens of a text"
+        why = "makes samples from conversations, but this task does not learn to write text"
         return [Problem("data.chat", why, "set task=causal_lm, or leave data.chat out")]
     from ..trainer.data.chat.check_chat import check_chat  # imported here, since it needs transformers
 
@@ -86,8 +86,8 @@ def check_mask_token(task: Any, data: DataConfig, model: ModelConfig) -> list[Pr
     kind, named = data.tokenizer.kind, data.tokenizer.path or model.weights or data.loader
     if not getattr(task, "masks", False) or named or kind == "wordpiece":
         return []
-    fix = "set data.tokenizer.kind=wordpiece, which makes one, or name a tokenizer with one in data.tokenizer.path"
-    return [Problem("data.tokenizer.kind", "makes no mask token, and this task masks tokens", fix, kind)]
+    fix = "set data.tokenizer.kind=wordpiece, or name a tokenizer with a mask token in data.tokenizer.path"
+    return [Problem("data.tokenizer.kind", "has no mask token, but this task masks tokens", fix, kind)]
 
 
 def check_latents(model: ModelConfig, task: Component, collator: Component | None, data: DataConfig) -> list[Problem]:
@@ -98,7 +98,7 @@ def check_latents(model: ModelConfig, task: Component, collator: Component | Non
         return []
     latents = model.spec.latents(config)
     if latents is not None and data.block_size <= latents:
-        why = f"leaves no prefix: the model has {latents} latents, which are the last tokens of a sample"
+        why = f"leaves no prefix: the model's {latents} latents are a sample's last tokens, and need tokens before them"
         fix = f"use more than {latents}, or fewer latents (model.config.{model.spec.stacks[0].latents})"
         return [Problem("data.block_size", why, fix, data.block_size)]
     try:
@@ -110,7 +110,7 @@ def check_latents(model: ModelConfig, task: Component, collator: Component | Non
         return []
     if isinstance(found, type) and issubclass(found, locate(needed)):
         return []
-    why = f"gives labels for all positions, and {model.spec.title} predicts from its last ones alone"
+    why = f"gives labels for all positions, but {model.spec.title} predicts only at the last ones"
     fix = f"use collator=latents, or one that derives from {needed}"
     if collator is None:
         return [Problem("task", f"has a collator that {why}", "choose task=causal_lm", task["_target_"])]

@@ -80,8 +80,8 @@ def check_own_steps(task: Component, plan: Plan) -> list[Problem]:
     steps = sorted(own_steps_of(task))
     if not steps or plan.pipeline == 1:
         return []
-    why = f"calls the model itself ({', '.join(steps)}), and under plan {plan.name} no rank has more than its stages"
-    fix = "choose a plan without stages, or write loss and evaluate alone, which get the outputs"
+    why = f"calls the model itself ({', '.join(steps)}), but under plan {plan.name} no rank has the whole model"
+    fix = "choose a plan without pipeline stages, or give the task only loss and evaluate, which get the outputs"
     return [Problem("task", why, fix, task["_target_"])]
 
 
@@ -94,9 +94,9 @@ def check_eval_precision(trainer: TrainerConfig, plan: Plan) -> list[Problem]:
     asked, gathered = trainer.eval_precision, plan.fsdp.param_dtype or plan.precision
     why = ""
     if plan.uses_deepspeed:
-        why = f"DeepSpeed's engine holds weights in {plan.precision} alone"
+        why = f"DeepSpeed's engine holds weights only in {plan.precision}"
     elif plan.pipeline != 1:
-        why = f"the stages of plan {plan.name} hand on hidden states in {plan.precision}"
+        why = f"the pipeline stages of plan {plan.name} send hidden states in {plan.precision}"
     elif plan.data_parallel == "fsdp" and gathered != "fp32":
         why = f"FSDP gathers weights in {gathered}"
     if asked not in (None, plan.precision) and why:
@@ -134,7 +134,7 @@ def check_groups(parameter_groups: ParameterGroups | None, plan: Plan) -> list[P
     """The problem of parameter groups under an engine whose own optimizer or scheduler would drop their options."""
     if parameter_groups is None or not (plan.uses_deepspeed and isinstance(plan.deepspeed, str)):
         return []
-    why = "gives parameters options of their own, which the optimizer or scheduler of a DeepSpeed JSON may ignore"
+    why = "sets options of parameter groups, but an optimizer or scheduler in a DeepSpeed JSON may ignore them"
     return [Problem(GROUPS, why, "use plan=zero2 or another plan of configs/plan, or leave it out")]
 
 
@@ -152,7 +152,7 @@ def check_compile(plan: Plan) -> list[Problem]:
     if plan.compile_backend in known:
         return []
     fix = did_you_mean(plan.compile_backend, known)
-    return [Problem("plan.compile_backend", "is no backend of torch.compile here", fix, plan.compile_backend)]
+    return [Problem("plan.compile_backend", "is not a backend of this torch.compile", fix, plan.compile_backend)]
 
 
 def check_generation(generation: GenerationConfig | None, plan: Plan, task: Component) -> list[Problem]:
@@ -161,8 +161,8 @@ def check_generation(generation: GenerationConfig | None, plan: Plan, task: Comp
         return []
     head, fix = head_of(task), "leave the part generation out"
     if head not in WRITERS:
-        return [Problem("generation", f"asks for texts, which a model with the head {head} does not write", fix)]
+        return [Problem("generation", f"generates text, but a model with the head {head} cannot do so", fix)]
     if plan.pipeline != 1:
-        why = f"asks for texts, which plan {plan.name} cannot write, since no rank has the whole model"
-        return [Problem("generation", why, f"{fix}, or choose a plan without stages")]
+        why = f"generates text, but under plan {plan.name} no rank has the whole model"
+        return [Problem("generation", why, f"{fix}, or choose a plan without pipeline stages")]
     return []

@@ -17,10 +17,10 @@ def check_reference(model: ModelConfig, task: Component, trainer: TrainerConfig)
         return []
     problems, reference = [], task.get("reference", "start")
     if reference == "adapter_off" and model.adapter is None:
-        why = "switches adapters off, and the model has none"
+        why = "compares with the model without its adapters, but model.adapter is null"
         problems.append(Problem("task.reference", why, "add adapter=lora, or set task.reference=start", reference))
     elif reference == "adapter_off" and model.adapter is not None and model.adapter.modules_to_save:
-        why = "switches adapters off, and modules that are trained whole have no base to go back to"
+        why = "compares with the model without its adapters, but fully trained modules (modules_to_save) stay changed"
         fix = "set task.reference=start, or leave model.adapter.modules_to_save out"
         problems.append(Problem("task.reference", why, fix, reference))
     if kind.estimates and trainer.global_batch_size < 2:

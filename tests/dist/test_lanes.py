@@ -140,12 +140,12 @@ def test_an_evaluation_carries_a_memory_of_its_own(alone: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["plan=pp_gpipe", "--nproc", "2"], "needs whole models, which carry a memory, and plan pp_gpipe cuts"),
+        (["plan=pp_gpipe", "--nproc", "2"], "needs ranks with the whole model, but plan pp_gpipe cuts"),
         (["plan=tp", "--nproc", "2"], "Transformer-XL has no tensor plan"),
-        (["model=llama_tiny"], "is for models that carry a memory from sample to sample, and Llama has none"),
+        (["model=llama_tiny"], "is for models that carry a memory from sample to sample, but Llama has no memory"),
         (["data.streaming=true"], "a stream has no length that could be cut into lanes"),
         (["data.group_by_length=true"], "lanes are an order of their own"),
-        (["task=sequence_classification"], "this task learns from samples that stand alone"),
+        (["task=sequence_classification"], "this task learns from separate samples"),
     ],
 )
 def test_options_that_lanes_do_not_support_are_refused(

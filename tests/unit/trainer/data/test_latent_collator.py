@@ -142,9 +142,9 @@ def test_a_recipe_is_checked(tmp_path: Path) -> None:
     assert tiny_recipe(tmp_path, "model=perceiver_ar_tiny").model.spec.collator.endswith("LatentCollator")
     assert problems(tmp_path, "collator=latents", "collator.longest_prefix=12") == []
     ((field, why),) = problems(tmp_path, "data.block_size=16")
-    assert field == "data.block_size" and "leaves no prefix: the model has 16 latents" in why
+    assert field == "data.block_size" and "leaves no prefix: the model's 16 latents" in why
     ((field, why),) = problems(tmp_path, "collator=causal_lm")
-    assert field == "collator" and "Perceiver AR predicts from its last ones alone" in why
+    assert field == "collator" and "Perceiver AR predicts only at the last ones" in why
     ((field, why),) = problems(tmp_path, "collator=latents", "collator.longest_prefix=17")
     assert field == "collator.longest_prefix" and "from 0 to 16" in why
     ((field, why),) = problems(tmp_path, "data.packing=bins")
