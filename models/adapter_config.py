@@ -26,10 +26,10 @@ RANK = 8
 
 @dataclass
 class AdapterConfig:
-    """Small matrices that are trained beside the base, which is frozen."""
+    """Small matrices that are added to the frozen base and trained."""
 
     REPLACED: ClassVar[dict[str, tuple[str, str]]] = {
-        theirs: ("is called otherwise here", f"write {ours}")
+        theirs: ("has another name in trireme", f"write {ours}")
         for theirs, ours in (
             ("r", "model.adapter.rank"),
             ("lora_r", "model.adapter.rank"),
@@ -102,7 +102,7 @@ class AdapterConfig:
         if self.targets == [] or self.targets == "":
             yield f"targets={self.targets!r} names no layer; use all-linear, or names such as [q_proj, v_proj]"
         if self.path is not None and self.init != "default":
-            yield f"init={self.init!r} is of no use beside model.adapter.path, which has values; leave it out"
+            yield f"init={self.init!r} has no effect, since model.adapter.path gives the first values; leave it out"
         yield from self._pattern_flaws()
 
     def _pattern_flaws(self) -> Iterator[str]:
@@ -113,7 +113,7 @@ class AdapterConfig:
                 try:
                     re.compile(text)
                 except re.error as error:
-                    yield f"{name}={text!r} is no regular expression ({error}); correct it, or give a list of names"
+                    yield f"{name}={text!r} is not a regular expression ({error}); correct it, or give a list of names"
                     continue
                 near = difflib.get_close_matches(text.lower(), [ALL_LINEAR], n=1, cutoff=0.8)
                 if name == "targets" and text != ALL_LINEAR and near:
@@ -151,7 +151,7 @@ def merged_below(field: str, base: str | None, merged: Iterable[str], merge: str
         merge: how the user asks for the whole model.
     """
     names = ", ".join(merged)
-    why = f"has adapters beside a sum of {base} and of model.merged_adapters ({names}); a folder for peft "
-    why += "names a base as it lies there, which is without them"
-    fix = f"write the whole model ({merge}); to have adapters alone, train them beside a base that holds the sum"
+    why = f"has adapters that need {base} with model.merged_adapters ({names}) merged into it, but peft would load "
+    why += "the folder's adapters onto that base without the merged ones"
+    fix = f"write the whole model ({merge}); for a folder of adapters, merge the others first and train on the result"
     return Problem(field, why, fix, value)

@@ -96,14 +96,14 @@ def merged_deltas(model: PreTrainedModel, merged: Mapping[str, MergedAdapter]) -
         folder = peft_folder(one.path, f"model.merged_adapters.{name}.path")
         plan, tensors = folder_plan(folder, model, None), folder.tensors(model)
         if one.weight != 1 and (plan.saved or plan.dora):
-            what = "rows of other lengths (DoRA)" if plan.dora else "whole modules"
-            why = f"holds {what}, of which there is no share"
+            what = "magnitudes (DoRA)" if plan.dora else "fully trained modules"
+            why = f"holds {what}, which replace those of the base and cannot be scaled by a weight"
             raise folder.problem(why, f"leave model.merged_adapters.{name}.weight at 1")
         for path in plan.ranks:
             weight = f"{path}.weight"
             if plan.dora and weight in found:
-                why = f"is a DoRA of {path}, which an adapter before it has changed: lengths are of another sum then"
-                raise folder.problem(why, "merge it alone, or first")
+                why = f"holds magnitudes (DoRA) of {path}, but an earlier adapter has changed this layer"
+                raise folder.problem(why, "merge it first, or without the others")
             delta = delta_of(path, plan, _reader(tensors), model.get_submodule(path), one.weight)
             found.setdefault(weight, []).append(delta)
         for stored, entry in tensors.items():

@@ -171,13 +171,13 @@ def _refuse_kinds(model: nn.Module, paths: list[str], saved: list[str], config: 
     for path in paths:
         module = model.get_submodule(path)
         if _within(path, saved):
-            why = f"names {path}, which model.adapter.modules_to_save trains whole"
+            why = f"names {path}, which model.adapter.modules_to_save trains fully"
             raise UserError(Problem("model.adapter.targets", why, "name it in one of the two", config.targets))
         if not is_linear(module):
-            why = f"names {path}, a {type(module).__name__}, and adapters stand beside linear layers only"
+            why = f"names {path}, a {type(module).__name__}, but only linear layers can have adapters"
             fix = "name linear layers"
             if isinstance(module, nn.Embedding):
-                fix = f"train it whole: model.adapter.modules_to_save=[{path.rpartition('.')[2]}]"
+                fix = f"train it fully: model.adapter.modules_to_save=[{path.rpartition('.')[2]}]"
             raise UserError(Problem("model.adapter.targets", why, fix, config.targets))
 
 
@@ -190,8 +190,8 @@ def _refuse_tied(model: nn.Module, paths: list[str]) -> None:
     for path in paths:
         others = [other for other in uses[id(model.get_submodule(path).get_parameter("weight"))] if other != path]
         if others:
-            why = f"names {path}, whose weight is also that of {others[0]}: a merge would change both"
-            fix = f"leave it out, or train it whole: model.adapter.modules_to_save=[{others[0].rpartition('.')[2]}]"
+            why = f"names {path}, whose weight is shared with {others[0]}: a merge would change both"
+            fix = f"leave it out, or train it fully: model.adapter.modules_to_save=[{others[0].rpartition('.')[2]}]"
             raise UserError(Problem("model.adapter.targets", why, fix))
 
 

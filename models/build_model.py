@@ -134,10 +134,10 @@ def _built(config: Any, model: ModelConfig, head: str) -> PreTrainedModel:
                 raise UserError(_no_such_head(model, head))
             return factory.from_config(config, dtype=torch.float32, attn_implementation=model.kernel)
     except (ArithmeticError, AssertionError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        why = f"gives no model: {type(error).__name__}: {' '.join(str(error).split())}"
-        fix = "change the fields that this message is about"
+        why = f"cannot build the model: {type(error).__name__}: {' '.join(str(error).split())}"
+        fix = "change the fields of model.config that the error names"
         if isinstance(error, LookupError) and (lists := _lists(config)):
-            fix = f"give lists that fit together: {', '.join(lists)} are one for each stage or layer"
+            fix = f"give lists that fit together: {', '.join(lists)} need one entry for each stage or layer"
         raise UserError(Problem("model.config", why, fix)) from error
 
 

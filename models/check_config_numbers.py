@@ -79,7 +79,7 @@ def _numbers(config: Any, model: ModelConfig) -> Iterator[Problem]:
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
         if name.endswith(SHARES) and not 0 <= value <= 1:
-            yield _problem(config, model, name, "must be a share between 0 and 1", "use 0.0 for none", value)
+            yield _problem(config, model, name, "must be between 0 and 1", "use 0.0 for none", value)
         elif name.endswith(ABOVE_ZERO) and not (value > 0 and math.isfinite(value)):
             yield _problem(config, model, name, "must be above 0", "use a positive number", value)
         elif name.endswith(("initializer_range", "init_std")) and not (value >= 0 and math.isfinite(value)):
@@ -165,7 +165,7 @@ def _rotary(config: Any, model: ModelConfig) -> Iterator[Problem]:
     share = 1.0 if share is None else share
     name = "rotary_pct" if "rotary_pct" in model.config else "partial_rotary_factor"
     if not 0 < share <= 1:
-        why = "must be above 0 and at most 1: the share of a head's features that positions rotate"
+        why = "is the fraction of a head's features that positions rotate, so it must be above 0 and at most 1"
         yield _problem(config, model, name, why, "use a share such as 0.5", share)
     elif int(size * share) < 2 <= size:
         why = f"leaves fewer than two of a head's {size} features to rotate, and they rotate in pairs"

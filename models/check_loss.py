@@ -31,7 +31,7 @@ def check_loss(model: ModelConfig, gives_losses: bool, tensor: int, here: bool =
     """
     if model.loss in ("auto", "plain"):
         return []
-    why = "" if gives_losses else "is of no use, since the task reads logits"
+    why = "" if gives_losses else "has no effect, since this task computes its loss from logits"
     if not why and model.loss == "liger":
         why = liger_problem(_device() if here else None, tensor)
     return [Problem("model.loss", why, "set model.loss=auto", model.loss)] if why else []

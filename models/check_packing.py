@@ -21,16 +21,18 @@ def check_packing(model: ModelConfig, head: str, packing: Any, micro_batch_size:
         packing: ``data.packing``, a value that separates documents.
     """
     if head != "causal_lm":
-        why = f"keeps documents apart, which is for models that predict next tokens, and the task has the head {head}"
+        why = (
+            f"separates documents, which only models that predict next tokens can do, but the task has the head {head}"
+        )
         return [Problem(KEY, why, FIX, packing)]
     family = model.spec
     if family.packs is False:
         return [Problem(KEY, f"is wrong for {family.title}, whose documents see each other in one row", FIX, packing)]
     if family.packs is None and not model.own and not _takes_positions(model, head):
-        why = f"needs positions that restart, and {family.title} takes no position_ids"
+        why = f"needs positions that restart with each document, but {family.title} takes no position_ids"
         return [Problem(KEY, why, FIX, packing)]
     if model.kernel == "flash_attention_2" and micro_batch_size > 1:
-        why = "keeps the documents of one row apart only, and trainer.micro_batch_size is more than 1"
+        why = "separates documents only in micro-batches of one row, but trainer.micro_batch_size is more than 1"
         fix = "set model.attention=sdpa, which uses torch's flash attention for packed rows, or micro_batch_size=1"
         return [Problem("model.attention", why, fix, model.kernel)]
     return []

@@ -28,7 +28,7 @@ Step = tuple[str, float]
 
 def no_logits(why: str) -> UserError:
     """The error for code that needs logits."""
-    return UserError(Problem("model.loss", f"computes losses without logits, and {why}", "set model.loss=plain"))
+    return UserError(Problem("model.loss", f"computes losses without logits, but {why}", "set model.loss=plain"))
 
 
 class HeadOutput(Tensor):
@@ -72,7 +72,7 @@ class HeadOutput(Tensor):
             output.meet(step)
             return output
         if name not in KEPT:
-            raise no_logits(f"is asked for {name} of logits")
+            raise no_logits(f"the task calls {name} on logits")
         result = super().__torch_function__(func, types, args, kwargs)
         _copy_attributes(args, result)
         return result
@@ -86,7 +86,9 @@ class HeadOutput(Tensor):
         if self.steps is None:
             self.done.append(step)
         elif not self.steps or not _same(self.steps[0], step):
-            raise no_logits(f"meets a model that does something else to its logits now ({step[0]} {step[1]:g})")
+            raise no_logits(
+                f"the model now changes its logits in another way than before the run ({step[0]} {step[1]:g})"
+            )
         else:
             self.steps = self.steps[1:]
 

@@ -112,7 +112,7 @@ def _losses_of_head(output: HeadOutput, labels: Tensor, extras: tuple[float, flo
 
     if output.extras != extras or output.shape[:2] != labels.shape:
         given, wanted = (tuple(output.shape[:2]), output.extras), (tuple(labels.shape), extras)
-        raise no_logits(f"has those of {given} (tokens, smoothing and z-loss), not of {wanted}")
+        raise no_logits(f"the task asks for {wanted} (shape, (smoothing, z-loss)), but the head computed {given}")
     return output.losses.where(labels != IGNORE, 0.0)
 
 

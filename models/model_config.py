@@ -70,7 +70,7 @@ class ModelConfig:
     merged_adapters: dict[str, MergedAdapter] = field(default_factory=dict)
     """Adapters that are added to the weights before training, by names of your choice, in this order."""
     quantization: QuantizationConfig | None = None
-    """Keep the frozen linear layers in few bits; needs ``adapter``, since such weights are not trained themselves."""
+    """Keep the frozen linear layers quantised; needs ``adapter``, since quantised weights cannot be trained."""
     qat: QatConfig | None = None
     """Train weights for their rounding: forward passes compute with rounded ones (quantisation-aware training)."""
 
@@ -113,26 +113,26 @@ class ModelConfig:
             yield f"neftune_alpha={self.neftune_alpha} needs embeddings of tokens; leave it out for {spec.title}"
         if self.merged_adapters and self.weights is None:
             names = ", ".join(self.merged_adapters)
-            yield f"merged_adapters={names} stand beside no base; name the base as model.weights, or leave them out"
+            yield f"merged_adapters={names} need a base; name it as model.weights, or leave merged_adapters out"
         if self.adapter is not None and self.adapter.path is not None and self.weights is None:
-            yield "adapter.path stands beside no base; name the base as model.weights"
+            yield "adapter.path needs the base of this adapter; name it as model.weights"
         if self.qat is not None and self.adapter is not None:
             yield (
                 f"qat={self.qat.method} trains the weights of linear layers, which adapters freeze; leave one of the "
-                "two out (quantization=nf4 trains adapters beside rounded weights)"
+                "two out (quantization=nf4 trains adapters on a quantised base)"
             )
         if self.quantization is not None and self.adapter is None:
             yield (
-                f"quantization={self.quantization.method} keeps weights in few bits, which are not trained themselves; "
-                "train adapters beside them (adapter=lora), or leave model.quantization out"
+                f"quantization={self.quantization.method} needs adapters, since quantised weights cannot be trained; "
+                "add adapter=lora, or leave model.quantization out"
             )
         if self.quantization is not None and self.quantization.method == STORED and self.weights is None:
-            yield "quantization.method=stored takes weights as they are; name their folder as model.weights"
+            yield "quantization.method=stored needs a folder of quantised weights; name it as model.weights"
         if self.quantization is not None and self.quantization.method == STORED and self.merged_adapters:
             names = ", ".join(self.merged_adapters)
-            yield f"merged_adapters={names} change numbers that are rounded already; merge them into whole weights"
+            yield f"merged_adapters={names} cannot be merged into quantised weights; merge them before quantising"
         if self.revision is not None and (self.weights is None or is_local(self.weights)):
-            yield f"revision={self.revision!r} is of no use without a hub id in model.weights; leave it out"
+            yield f"revision={self.revision!r} has no effect without a hub id in model.weights; leave it out"
 
     def _auto_flaws(self) -> Iterator[str]:
         kind = self._model_type()
@@ -141,7 +141,7 @@ class ModelConfig:
         elif kind not in model_types():
             near = difflib.get_close_matches(str(kind), model_types(), n=1)
             hint = f"did you mean {near[0]}?" if near else "use one that transformers has"
-            yield f"config.model_type={kind!r} is no architecture of transformers; {hint}"
+            yield f"config.model_type={kind!r} is not an architecture of transformers; {hint}"
 
     def _wrong_part_of_weights(self) -> str | None:
         """A wrong architecture in the config.json of local weights; a folder without one is reported elsewhere."""

@@ -91,7 +91,7 @@ class PeftFolder:
             there = (c for c in choices if c in own or (is_part(c) and c.rpartition(".")[0] in layers))
             place = next(there, None)
             if place is None:
-                fix = "use the adapter of this model; adapters of embeddings and convolutions are not read"
+                fix = "use an adapter of this model; adapters of embeddings and convolutions cannot be read"
                 raise self.problem(f"holds {stored}, which has no place in {type(model).__name__}", fix)
             place = own.get(place, place)
             if place in found and self.stored[found[place]].file != entry.file:
@@ -140,20 +140,23 @@ def _without_prefix(stored: Mapping[str, Stored]) -> dict[str, Stored]:
 def _flaws(folder: PeftFolder) -> Iterator[tuple[str, str]]:
     config, merge = folder.config, "merge it with peft, and name the merged model as model.weights"
     if config.get("peft_type") != "LORA":
-        yield f"holds an adapter of the kind {config.get('peft_type')}, and only LORA is read", merge
+        yield f"holds an adapter of the kind {config.get('peft_type')}, but trireme reads only LORA", merge
     if not folder.stored:
         yield f"holds no {WEIGHTS}", "save the adapter again"
     if config.get("bias", "none") != "none":
-        yield f"trains biases too (bias={config['bias']!r}), which is not read", merge
+        yield f"trains biases too (bias={config['bias']!r}), which trireme cannot read", merge
     for name in NOT_READ:
         if config.get(name):
-            yield f"sets {name}, which is not read", merge
+            yield f"sets {name}, which trireme cannot read", merge
     init = str(config.get("init_lora_weights"))
     if init.startswith(OTHER_BASE):
-        yield f"was begun by {init}, beside another base than the published one", "convert it with peft to plain LoRA"
+        yield (
+            f"was initialised by {init}, which changes the base, so it does not fit the published base",
+            "convert it with peft to plain LoRA",
+        )
     odd = next((name for name in folder.stored if "lora_embedding" in name or name.endswith("lora_B.bias")), None)
     if odd:
-        yield f"holds {odd}, and only adapters of linear layers without a bias are read", merge
+        yield f"holds {odd}, but trireme reads only adapters of linear layers without a bias", merge
 
 
 def folder_plan(folder: PeftFolder, model: PreTrainedModel, config: AdapterConfig | None) -> AdapterPlan:
@@ -199,8 +202,8 @@ def _check_shapes(
     for part, shape in wanted.items():
         entry = tensors.get(f"{path}.{part}")
         if entry is None or tuple(entry.shape) != shape:
-            found = "nothing" if entry is None else f"a tensor of {tuple(entry.shape)}"
-            why = f"holds {found} as {path}.{part}, and the layer needs {shape}"
+            found = f"lacks {path}.{part}" if entry is None else f"holds {path}.{part} of {tuple(entry.shape)}"
+            why = f"{found}, but the layer needs {shape}"
             raise folder.problem(why, "use the adapter of a model of this size")
 
 
@@ -217,7 +220,7 @@ def _refuse_half_tied(folder: PeftFolder, model: nn.Module, tensors: Mapping[str
         held = [entry for stored, entry in folder.stored.items() if plain_name(stored) in names[own]]
         if len(held) < len(names[own]) or any(not torch.equal(held[0].read(), other.read()) for other in held[1:]):
             tied = " and ".join(names[own])
-            why = f"was trained with {tied} apart, which are one parameter in this model"
+            why = f"was trained with separate {tied}, but they are one (tied) parameter in this model"
             raise folder.problem(why, "merge it with peft, set tie_word_embeddings=false there, and name the result")
 
 
@@ -232,13 +235,13 @@ def _contradictions(folder: PeftFolder, config: AdapterConfig, plan: AdapterPlan
     for name, (value, values) in said.items():
         if value is not None and values != {value}:
             there = ", ".join(map(str, sorted(values)))
-            why = f"contradicts the adapter in {folder.path}, which has {there}"
+            why = f"contradicts the adapter in {folder.path}, where it is {there}"
             yield Problem(f"model.adapter.{name}", why, "leave it out, or begin without model.adapter.path", value)
     given = {"targets": config.targets, "modules_to_save": config.modules_to_save, "exclude": config.exclude}
     given |= {"rank_pattern": config.rank_pattern, "alpha_pattern": config.alpha_pattern}
     for name, value in given.items():
         if value:
-            why = f"is given beside model.adapter.path, whose adapter has layers of its own ({len(plan.ranks)})"
+            why = f"is set, but the adapter in model.adapter.path already fixes its layers ({len(plan.ranks)})"
             yield Problem(f"model.adapter.{name}", why, "leave it out, or begin without model.adapter.path", value)
 
 

@@ -193,11 +193,11 @@ def _frozen_at_random(names: set[str], model: PreTrainedModel, family: ModelFami
     left = [name for name in left if not any(fnmatch.fnmatchcase(name, pattern) for pattern in family.unused)]
     if left and any(is_part(name) for name in parameters):
         modules = dict.fromkeys(name.rpartition(".")[0].rpartition(".")[2] for name in left)
-        why = f"begin at random, as the weights lack them, and are not trained beside adapters: {_listed(left)}"
+        why = f"are missing from the weights, so they would begin at random and stay frozen: {_listed(left)}"
         fix = f"set model.adapter.modules_to_save=[{','.join(modules)}]"
         yield Problem("model.adapter", f"parameters {why}", fix)
     elif left:
-        why = f"freezes parameters that begin at random, wholly or in part, as the weights lack them: {_listed(left)}"
+        why = f"freezes parameters that begin at random, since the weights lack all or part of them: {_listed(left)}"
         yield Problem("model.frozen", why, "train them: leave them out of model.frozen")
 
 
@@ -205,7 +205,8 @@ def _fresh_notes(fresh: set[str], more: dict[str, torch.Size], found: dict[str, 
     if fresh:
         yield f"begins at random, since the files do not hold it: {_listed(sorted(fresh), 6)}"
     for name, shape in more.items():
-        yield f"{name} has {found[name].shape[0]} tokens in the files and {shape[0]} here: the others begin at random"
+        stored = found[name].shape[0]
+        yield f"{name} has {stored} tokens in the files and {shape[0]} in the model: the rest begins at random"
 
 
 def renaming(model: PreTrainedModel) -> Callable[[str], str]:

@@ -74,9 +74,9 @@ def _unknown_styles(inside: dict[str, str], found: dict[str, nn.Module]) -> Iter
         if style is None:
             continue
         if style not in STYLES or path not in found:
-            yield f"has {path} in its blocks, which transformers splits in the style {style}"
+            yield f"has {path} in its blocks, which transformers splits in an unsupported style ({style})"
         elif style != PER_HEAD and not _is_linear(found[path]):
-            yield f"has {path} in its blocks, a {type(found[path]).__name__}, which is no plain linear layer"
+            yield f"has {path} in its blocks, a {type(found[path]).__name__}, but only plain linear layers can be split"
 
 
 def _unclear_modules(inside: dict[str, str], found: dict[str, nn.Module]) -> Iterator[str]:
@@ -84,17 +84,17 @@ def _unclear_modules(inside: dict[str, str], found: dict[str, nn.Module]) -> Ite
     around = {ancestor for path in found if _style(inside, path) in (COLUMN, ROW) for ancestor in _ancestors(path)}
     for path, module in found.items():
         if _style(inside, path) is None and _own(module) and around & {path, *_ancestors(path)}:
-            what = path or "parameters of their own"
-            yield f"has {what} in its blocks, among split modules, and transformers does not say how to split it"
+            what = path or "the block's own parameters"
+            yield f"has {what} between modules that are split, but transformers does not say how to split {what}"
 
 
 def _unknown_styles_outside(model: PreTrainedModel, family: ModelFamily, styles: dict[str, str]) -> Iterator[str]:
     for name, _ in model.base_model.named_modules():
         if styles.get(name, OUTSIDE[0]) not in OUTSIDE:
-            yield f"has {name} outside of its blocks, which transformers splits in the style {styles[name]}"
+            yield f"has {name} outside of its blocks, split in an unsupported style ({styles[name]})"
     for _, path in family.heads:
         if not _is_linear(model.get_submodule(path)):
-            yield f"has the head {path}, which is no plain linear layer"
+            yield f"has the head {path}, but only plain linear layers can be split"
 
 
 def _is_linear(module: nn.Module) -> bool:

@@ -27,7 +27,7 @@ def check_quantization(config: QuantizationConfig | None, precision: str) -> lis
     if config.package and importlib.util.find_spec(config.package) is None:
         problems.append(Problem("model.quantization.method", *missing(config.package), config.method))
     if config.other_dtype not in ("fp32", precision):
-        why = f"keeps parameters in another type than products are computed in (plan.precision={precision})"
+        why = f"differs from the type that the model computes in (plan.precision={precision})"
         fix = f"set plan.precision={config.other_dtype}, or model.quantization.other_dtype=fp32"
         problems.append(Problem("model.quantization.other_dtype", why, fix, config.other_dtype))
     return problems

@@ -38,7 +38,7 @@ def mark_host_modules(model: nn.Module, patterns: list[str]) -> list[str]:
         module = model.get_submodule(path)
         trained = next((name for name, one in module.named_parameters() if one.requires_grad), None)
         if trained is not None:
-            why = f"would compute {path} on the CPU, whose {trained} is trained"
+            why = f"names {path}, whose {trained} is trained, but only frozen modules can be computed on the CPU"
             fix = "leave its layers out of model.adapter (exclude, modules_to_save), or name another module"
             raise UserError(Problem(KEY, why, fix))
         module.__dict__[MARK] = True

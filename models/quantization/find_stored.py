@@ -27,8 +27,10 @@ def stored_quantization_of(model: ModelConfig) -> StoredQuantization | None:
         why, _, fix = str(error).partition("; ")
         raise UserError(Problem("model.weights", why, fix, model.weights)) from None
     if found is None:
-        why = "takes weights as their folder holds them, and these are not quantised (config.json does not say it)"
-        raise UserError(Problem("model.quantization.method", why, "quantise them: quantization=nf4", STORED))
+        why = "needs quantised weights, but config.json in the folder of model.weights names no quantisation"
+        raise UserError(
+            Problem("model.quantization.method", why, "let the run quantise them: quantization=nf4", STORED)
+        )
     if found.method == "bitsandbytes" and importlib.util.find_spec("bitsandbytes") is None:
         raise UserError(Problem("model.weights", *missing("bitsandbytes"), model.weights))
     return replace(found, threshold=config.threshold)

@@ -60,8 +60,8 @@ def quantise(
     for name, entry in (stored or {}).items():
         layer = model.get_submodule(name.rpartition(".")[0])
         if type(layer) not in KINDS or layer.get_parameter(WEIGHT).requires_grad:
-            but = "this recipe trains it" if type(layer) in KINDS else "it is no plain linear layer"
-            why = f"hold {name} in few bits, but {but}"
+            but = "this recipe trains it" if type(layer) in KINDS else "it is not a plain linear layer"
+            why = f"hold {name} quantised, but {but}"
             fix = "leave it out of model.adapter.modules_to_save, or use the model before it was quantised"
             raise UserError(Problem("model.weights", why, fix, str(entry.file.parent)))
         quantise_layer(layer, entry.form, compute)

@@ -78,7 +78,7 @@ def stored_parts(layer: nn.Module, name: str, entry: Stored) -> dict[str, Tensor
         raise UserError(Problem("model.weights", f"cannot be used: {why}", fix or "fetch the folder again")) from None
     for part, (shape, dtype) in layer.form.parts(*layer.sizes).items():  # type: ignore[union-attr, operator]
         if tuple(parts[part].shape) != shape or parts[part].dtype != dtype:
-            why = f"hold {name} with {part} of {tuple(parts[part].shape)}, and the layer needs {shape}"
+            why = f"hold {name} with {part} of {tuple(parts[part].shape)}, but the layer needs {shape}"
             raise UserError(Problem("model.weights", why, "fetch the folder again", str(entry.file.parent)))
     return parts
 

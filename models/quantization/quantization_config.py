@@ -22,10 +22,10 @@ Dtype = Literal["fp32", "bf16", "fp16"]
 
 @dataclass
 class QuantizationConfig:
-    """How the linear layers of a frozen base are kept in few bits."""
+    """How the linear layers of a frozen base are quantised."""
 
     REPLACED: ClassVar[dict[str, tuple[str, str]]] = {
-        theirs: ("is called otherwise here", f"write {ours}")
+        theirs: ("has another name in trireme", f"write {ours}")
         for theirs, ours in (
             ("load_in_4bit", "model.quantization.method=nf4"),
             ("load_in_8bit", "model.quantization.method=int8"),
@@ -84,7 +84,7 @@ class QuantizationConfig:
         if self.threshold is not None and self.method not in ("int8", STORED):
             yield f"threshold={self.threshold} belongs to int8; leave it out, or set method=int8"
         if self.skip and self.method == STORED:
-            yield f"skip={self.skip} is of no use for weights that are quantised already; leave it out"
+            yield f"skip={self.skip} has no effect on weights that are quantised already; leave it out"
 
     @property
     def package(self) -> str:

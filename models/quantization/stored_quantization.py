@@ -127,13 +127,15 @@ def _unread(method: str, said: Mapping[str, Any]) -> str:
     """The reason why weights of this method and layout cannot be read; empty if they can."""
     width, layout = int(said.get("bits", 4)), said.get("checkpoint_format", "gptq")
     if method not in METHODS:
-        return f"are quantised by {method or 'no named method'}, and {', '.join(METHODS)} are read"
+        return f"are quantised by {method or 'an unnamed method'}, but trireme reads only {', '.join(METHODS)}"
     if method == "awq" and (said.get("version", "gemm") != "gemm" or width != 4):
-        return f"are in AWQ's layout {said.get('version', 'gemm')} of {width} bits, and gemm of 4 is read"
+        return (
+            f"are in AWQ's layout {said.get('version', 'gemm')} of {width} bits, but trireme reads only gemm of 4 bits"
+        )
     if method == "gptq" and width not in (2, 3, 4, 8):
-        return f"are in GPTQ's layout of {width} bits, and 2, 3, 4 and 8 are read"
+        return f"are in GPTQ's layout of {width} bits, but trireme reads only 2, 3, 4 and 8"
     if method == "gptq" and layout not in ("gptq", "gptq_v2"):
-        return f"are in GPTQ's layout {layout}, and gptq and gptq_v2 are read"
+        return f"are in GPTQ's layout {layout}, but trireme reads only gptq and gptq_v2"
     return ""
 
 
@@ -199,4 +201,4 @@ def _with_ending(stored: Mapping[str, Stored], ending: str) -> list[str]:
 
 def _refuse_other_values(path: str, stored: Tensor, ours: Tensor) -> None:
     if not torch.equal(stored.float(), ours):
-        raise ValueError(f"hold {path} in 4-bit numbers of other values than bitsandbytes'; quantise it again")
+        raise ValueError(f"hold {path} with a table of 4-bit values that differs from bitsandbytes'; quantise it again")

@@ -52,7 +52,7 @@ def packed_weights(stored: Mapping[str, Stored]) -> dict[str, Packed]:
         if said["_type"] == PLAIN:
             continue
         if weight != "weight":
-            raise ValueError(f"hold {name} in few bits, but such weights are read only of linear layers")
+            raise ValueError(f"hold {name} quantised, but trireme reads only quantised weights of linear layers")
         parts = {part: f"{path}._weight_{part}" for part in said.get("_tensor_data_names") or ()}
         for one in parts.values():
             if one not in stored:
@@ -66,14 +66,16 @@ def _classes(stored: Mapping[str, Stored]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for file in sorted({entry.file for entry in stored.values()}):
         if file.suffix != ".safetensors":
-            why = f"are of torchao in a file that only pickle reads ({file.name})"
+            why = f"were quantised by torchao and saved in a file that only pickle reads ({file.name})"
             raise ValueError(f"{why}; save them as safetensors: save_pretrained(folder, safe_serialization=True)")
         with safe_open(str(file), framework="pt") as opened:
             said = opened.metadata() or {}
         names = json.loads(said.get("tensor_names", "[]"))
         found |= {name: json.loads(said[name]) for name in names if name in said}
     if not any(one.get("_type") != PLAIN for one in found.values()):
-        raise ValueError("do not say of which classes of torchao they are; save them with torchao 0.15 or later")
+        raise ValueError(
+            "have no names of torchao's tensor classes in their headers; save them with torchao 0.15 or later"
+        )
     return found
 
 
@@ -93,7 +95,7 @@ def _packed(name: str, said: Mapping[str, Any], parts: Mapping[str, str], stored
         form = GroupIntegers(block[1])
         return Packed(form, (outputs, inputs), lambda: _groups(name, parts, stored), names)
     what = f"scales for blocks of {block}" if block else "scales of an unknown shape"
-    raise ValueError(f"hold {name} as {kind} with {what}; rows of 8 bits and groups of 4 bits are read")
+    raise ValueError(f"hold {name} as {kind} with {what}, but only rows of 8 bits and groups of 4 bits can be read")
 
 
 def _rows(parts: Mapping[str, str], stored: Mapping[str, Stored]) -> dict[str, Tensor]:
@@ -105,7 +107,9 @@ def _groups(name: str, parts: Mapping[str, str], stored: Mapping[str, Stored]) -
     numbers, scales = stored[parts["qdata"]].read(), stored[parts["scale"]].read()
     zeros = stored[parts["zero_point"]].read() if "zero_point" in parts else None
     if zeros is not None and bool(zeros.any()):
-        raise ValueError(f"hold {name} with zero points other than 0, and symmetric ones are read; quantise it again")
+        raise ValueError(
+            f"hold {name} with zero points other than 0, but only symmetric values can be read; quantise it again"
+        )
     codes = numbers & 15
     packed = (codes[:, ::2] | codes[:, 1::2] << 4).view(torch.uint8)
     return {"packed": packed.contiguous(), "scales": bits(scales.float())}

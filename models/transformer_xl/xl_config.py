@@ -111,10 +111,14 @@ class TransfoXLConfig(PreTrainedConfig):
                 f"write {self.d_model + 1}"
             )
         if self.mem_len < 0:
-            raise ValueError(f"mem_len={self.mem_len} counts positions; use 0 for none")
+            raise ValueError(
+                f"mem_len={self.mem_len} is a number of positions, so it must not be negative; use 0 for no memory"
+            )
         if self.attn_type != 0:
-            raise ValueError(f"attn_type={self.attn_type} is not here; use 0, the attention of Transformer-XL")
+            raise ValueError(f"attn_type={self.attn_type} is not supported; use 0, the attention of Transformer-XL")
         if self.sample_softmax > 0:
-            raise ValueError(f"sample_softmax={self.sample_softmax} is not here; use -1")
+            raise ValueError(
+                f"sample_softmax={self.sample_softmax} is not supported; use -1, which computes the full softmax"
+            )
         if self.init not in ("normal", "uniform"):
             raise ValueError(f"init={self.init!r} must be normal or uniform; write one of them")

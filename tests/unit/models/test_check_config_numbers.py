@@ -92,7 +92,7 @@ def test_configurations_that_pass_the_check_can_compute(family: str) -> None:
 
 
 def test_a_model_that_cannot_be_built_is_one_message() -> None:
-    with pytest.raises(UserError, match=r"model\.config\n.*gives no model: KeyError"):
+    with pytest.raises(UserError, match=r"model\.config\n.*cannot build the model: KeyError"):
         build_on_meta(ModelConfig("gpt2", {"activation_function": "gleu"}), "causal_lm", Vocabulary(1))
 
 
@@ -124,7 +124,7 @@ def test_the_tiny_preset_passes(family: str) -> None:
         ("llama", {"vocab_size": -1}, "vocab_size", "at least 1"),
         ("llama", {"pad_token_id": 5000}, "pad_token_id", "not a token"),
         ("llama", {"eos_token_id": [2, -1]}, "eos_token_id", "not a token"),
-        ("opt", {"dropout": 2.0}, "dropout", "share"),
+        ("opt", {"dropout": 2.0}, "dropout", "between 0 and 1"),
     ],
 )
 def test_the_field_is_named_as_the_recipe_writes_it(

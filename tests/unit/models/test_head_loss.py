@@ -140,7 +140,7 @@ def test_a_multiplier_that_is_lost_is_not_lost_in_silence() -> None:
     head = attached("granite", model, family)
     ids, labels = example()
     model.config.logits_scaling = 2.0
-    with head.running(Asked(labels)), pytest.raises(UserError, match="does something else to its logits"):
+    with head.running(Asked(labels)), pytest.raises(UserError, match="changes its logits in another way"):
         model(input_ids=ids)
 
 
@@ -150,7 +150,7 @@ def test_losses_are_no_logits() -> None:
     ids, labels = example()
     with head.running(Asked(labels)):
         given = model(input_ids=ids).logits
-    with pytest.raises(UserError, match=r"(?s)argmax of logits.* model\.loss=plain"):
+    with pytest.raises(UserError, match=r"(?s)argmax on logits.* model\.loss=plain"):
         given.argmax(-1)
     with pytest.raises(UserError, match="smoothing"):
         token_loss(given, labels, 0.1)
@@ -209,7 +209,7 @@ def test_tasks_that_read_logits_get_them() -> None:
     assert not OwnLoss().head_gives_losses()
     config = ModelConfig("llama", {}, loss="chunked")
     (problem,) = check_loss(config, OwnLoss().head_gives_losses(), 1)
-    assert "reads logits" in problem.why
+    assert "from logits" in problem.why
     assert check_loss(config, True, 2) == []
 
 

@@ -101,5 +101,5 @@ def test_a_mistyped_folder_names_the_nearest(tmp_path: Path, monkeypatch: pytest
 
 def test_a_revision_of_a_local_folder_is_refused(tmp_path: Path) -> None:
     for weights in (None, str(tmp_path)):
-        with pytest.raises(ValueError, match="revision='main' is of no use"):
+        with pytest.raises(ValueError, match="revision='main' has no effect"):
             ModelConfig("llama", weights=weights, revision="main")

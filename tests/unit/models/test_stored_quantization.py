@@ -184,7 +184,7 @@ def test_parts_have_types_that_ranks_can_send(make: Any, kind: torch.dtype) -> N
     ("said", "words"),
     [
         ({"quant_method": "hqq"}, "quantised by hqq"),
-        ({"quant_method": "awq", "version": "gemv"}, "gemm of 4"),
+        ({"quant_method": "awq", "version": "gemv"}, "only gemm of 4 bits"),
         ({"quant_method": "gptq", "bits": 5}, "2, 3, 4 and 8"),
         ({"quant_method": "gptq", "checkpoint_format": "marlin"}, "marlin"),
         ({"quant_method": "gptq", "bits": 4}, "not quantised|lack"),

@@ -276,10 +276,10 @@ def test_published_weights_are_taken_over(tmp_path: Path) -> None:
         ({"div_val": 5, "cutoffs": [5, 10, 20]}, "div_val=5 must be at least 1"),
         ({"tie_projs": [True]}, "must name each of 3 clusters"),
         ({"d_model": 15, "d_embed": 15}, "must be even"),
-        ({"mem_len": -1}, "mem_len=-1 counts positions"),
-        ({"attn_type": 2}, "attn_type=2 is not here"),
+        ({"mem_len": -1}, "mem_len=-1 is a number of positions"),
+        ({"attn_type": 2}, "attn_type=2 is not supported"),
         ({"init": "xavier"}, "must be normal or uniform"),
-        ({"dropout": 1.5}, "must be a share"),
+        ({"dropout": 1.5}, "must be between 0 and 1"),
         ({"mem_lenn": 4}, "did you mean model.config.mem_len"),
     ],
 )
