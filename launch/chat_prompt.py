@@ -82,10 +82,10 @@ def chat_prompt(
             other.
     """
     if continue_final_message and generation_prompt:
-        why = "goes on with the last message, and --add-generation-prompt begins a new one"
+        why = "continues the last message, but --add-generation-prompt begins a new one"
         raise UserError(Problem("--continue-final-message", why, "leave one of them out"))
     if prompt is not None and not prompt.strip() and not images and not sounds:
-        raise UserError(Problem("--prompt", "says nothing", "write what the user asks, or leave it out", prompt))
+        raise UserError(Problem("--prompt", "is empty", "write what the user asks, or leave it out", prompt))
     for option, text in (("--prompt", prompt), ("--system", system)):
         check_text(option, text)
     files = {IMAGE: images, AUDIO: sounds}
@@ -97,10 +97,10 @@ def chat_prompt(
     try:
         found = _conversation(row, system, trained)
     except ValueError as error:
-        raise UserError(Problem("--chat", f"is no conversation: {error}", FORM, file)) from error
+        raise UserError(Problem("--chat", f"is not a conversation: {error}", FORM, file)) from error
     last = found.messages[-1]["role"]
     if continue_final_message and not isinstance(found.messages[-1].get("content"), str):
-        raise UserError(Problem("--continue-final-message", "needs a last message with a content", FORM))
+        raise UserError(Problem("--continue-final-message", "needs a last message whose content is a text", FORM))
     # As in pipelines of transformers, a last message of the assistant is the beginning of its answer.
     goes_on = continue_final_message or (generation_prompt is None and last == ASSISTANT)
     return ChatPrompt(found, goes_on, *(tuple(_opened(found, row, kind, files[kind])) for kind in KINDS))

@@ -39,8 +39,8 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; max-height: 24rem; overflo
 .hidden { color: var(--hidden); } img { image-rendering: pixelated; max-width: 100%; display: block; }
 .wave { display: block; width: 100%; max-width: 40rem; height: 4rem; } path { fill: var(--bar); }
 """
-LEGEND = """<p class="dim">In texts: <span class="learnt">what the loss counts</span>,
-<span class="hidden">[what is to be predicted there]</span>, <span class="ignored">what has no label</span>.</p>"""
+LEGEND = """<p class="dim">In texts: <span class="learnt">tokens that the loss counts</span>,
+<span class="hidden">[hidden tokens to predict]</span>, <span class="ignored">tokens without a label</span>.</p>"""
 
 
 def write_page(report: DataReport, file: Path, title: str) -> None:

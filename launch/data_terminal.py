@@ -162,9 +162,9 @@ def _legend(pieces: Sequence[Piece], colours: bool) -> Line:
     roles = {piece.role for piece in pieces}
     line = Line()
     if Role.LEARNT in roles:
-        line.append("learnt" if colours else "«learnt»", STYLES[Role.LEARNT]).append(": the loss counts it   ")
+        line.append("learnt" if colours else "«learnt»", STYLES[Role.LEARNT]).append(": counted by the loss   ")
     if any(piece.hides is not None for piece in pieces):
-        line.append("[hidden]", HIDDEN).append(": what is to be predicted there   ")
+        line.append("[hidden]", HIDDEN).append(": the tokens that the model must predict here   ")
     if Role.IGNORED in roles and colours:
         line.append("read only", STYLES[Role.IGNORED]).append(": without a label")
     return line

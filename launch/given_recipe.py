@@ -174,7 +174,7 @@ class GivenRecipe:
             part, _, name = key.partition(".")
             written = (self.as_written[0].get(part) or {}).get(name) if not named else named[-1]
             if isinstance(written, str) and not written.startswith("{"):
-                why = f"stands beside a file, {key}={written}, whose options it would replace"
+                why = f"cannot be set beside {key}={written}, since it would replace the options of this file"
                 yield from (Problem(key_of(text), why, "write it into the file", value_of(text)) for text in texts)
 
     def _may_replace(self, text: str) -> bool:

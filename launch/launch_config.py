@@ -118,14 +118,17 @@ class LaunchConfig:
     """File for the output of the job, with SLURM's patterns; null takes ``logs/slurm_%j.log`` in the run folder."""
 
     REPLACED: ClassVar[dict[str, tuple[str, str]]] = {
-        "cpus_per_task": ("would mean another thing with launch.tasks=rank", "write launch.cpus_per_rank"),
+        "cpus_per_task": ("changes its meaning with launch.tasks=rank", "write launch.cpus_per_rank"),
         "ntasks": (FOR_RANKS, "leave it out"),
         "ntasks_per_node": (FOR_RANKS, "write launch.ranks_per_node"),
         "tasks_per_node": (FOR_RANKS, "write launch.ranks_per_node"),
         "mem": ("is called memory", "write launch.memory"),
         "gpus": ("is asked for by machine", "write launch.nodes and launch.gpus_per_node"),
         "timeout_min": ("is called time", "write launch.time=HH:MM:SS"),
-        "signal": ("is fixed to SIGUSR1, to the job's script", "write launch.signal_seconds for its lead"),
+        "signal": (
+            "is always SIGUSR1, sent to the job's script",
+            "write launch.signal_seconds for the seconds before the time limit",
+        ),
         "output": ("is called log", "write launch.log"),
         "max_num_timeout": ("is called max_requeues", "write launch.max_requeues"),
         "additional_parameters": ("is called sbatch", "write launch.sbatch={name: value}"),
@@ -178,7 +181,7 @@ class LaunchConfig:
         for name in self.sbatch:
             plain = name.lstrip("-").replace("_", "-")
             if plain in OWN_OPTIONS:
-                problems.append(f"sbatch.{name} has a field of its own; write launch.{OWN_OPTIONS[plain]}")
+                problems.append(f"sbatch.{name} is a key of launch; write launch.{OWN_OPTIONS[plain]}")
             elif not re.fullmatch(r"[a-z][a-z-]+", plain):
                 problems.append(f"sbatch.{name} is not a long option of sbatch; write it as sbatch's manual does")
         return problems
@@ -189,9 +192,9 @@ class LaunchConfig:
             given = [name for name in ("nodes", "gpus_per_node", "ranks_per_node", "partition") if getattr(self, name)]
             problems += [f"{name}={getattr(self, name)} is for a cluster; write launch=slurm" for name in given]
         if self.gpu_type and not self.gpus_per_node:
-            problems.append(f"gpu_type={self.gpu_type} needs a number of them; set gpus_per_node")
+            problems.append(f"gpu_type={self.gpu_type} needs the number of GPUs; set gpus_per_node")
         if self.mail_user and not self.mail_type:
-            problems.append(f"mail_user={self.mail_user} needs an occasion; set mail_type=END,FAIL")
+            problems.append(f"mail_user={self.mail_user} needs the events that send mail; set mail_type=END,FAIL")
         if self.container_mounts and not self.container:
             problems.append("container_mounts needs a container; set container to an image")
         return problems

@@ -40,14 +40,14 @@ DIGITS = 18
 def count(text: str) -> int:
     """A whole number from 0, as a type for argparse."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number; write 0 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number; write 0 or more")
     return _within(text)
 
 
 def positive(text: str) -> int:
     """A whole number from 1, as a type for argparse."""
     if not text.isdecimal() or _within(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1; write 1 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1; write 1 or more")
     return int(text)
 
 
@@ -58,7 +58,7 @@ def seconds(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value <= LONGEST:  # nor nan
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time; write seconds from 0, such as 600")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time in seconds; write 0 or more, such as 600")
     return value
 
 
@@ -106,7 +106,10 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     # Some launchers, such as DeepSpeed's, also pass the local rank here; it is ignored in favour of LOCAL_RANK.
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     parser.add_argument(
-        "--resume", default="auto", metavar="auto|never|PATH", help="where to go on from (default: auto)"
+        "--resume",
+        default="auto",
+        metavar="auto|never|PATH",
+        help="checkpoint to continue from (default: auto, the newest of the run folder)",
     )
     parser.add_argument("--fresh", action="store_true", help="move an existing run folder aside and start over")
     parser.add_argument(

@@ -15,8 +15,8 @@ EXAMPLES = """examples:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="RUN|JOB", help="run folder, or number of the job")
-    parser.add_argument("--now", action="store_true", help="end it at once, nothing is saved")
-    parser.add_argument("--wait", type=seconds, metavar="S", help="seconds to save in (default: 600)")
+    parser.add_argument("--now", action="store_true", help="end it at once, without saving")
+    parser.add_argument("--wait", type=seconds, metavar="S", help="seconds that the run gets to save (default: 600)")
 
 
 def run(options: argparse.Namespace) -> None:

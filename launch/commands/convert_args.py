@@ -15,15 +15,17 @@ EXAMPLES = """examples:
 """
 DESCRIPTION = (
     "Make a recipe of the arguments of transformers' Trainer (YAML or JSON), of a file of accelerate config, of a JSON "
-    "of DeepSpeed, or of an axolotl file, and say what could not be taken over."
+    "of DeepSpeed, or of an axolotl file, and list the arguments that could not be converted."
 )
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", type=Path, help="arguments by name")
-    parser.add_argument("out", metavar="OUT", nargs="?", help="recipe to write; without it, it is printed")
-    parser.add_argument("--tool", choices=TOOLS, help="whose arguments they are; found out by their names")
-    parser.add_argument("--nproc", type=int, help="data ranks of the run (default: those of the file, else 1)")
+    parser.add_argument("file", metavar="FILE", type=Path, help="YAML or JSON file with the arguments")
+    parser.add_argument("out", metavar="OUT", nargs="?", help="recipe to write (default: print it)")
+    parser.add_argument(
+        "--tool", choices=TOOLS, help="tool that the file was written for (default: recognised by the arguments' names)"
+    )
+    parser.add_argument("--nproc", type=int, help="data ranks of the run (default: as in the file, or 1)")
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
 
 
@@ -35,10 +37,12 @@ def run(options: argparse.Namespace) -> None:
     if options.nproc is not None and options.nproc < 1:
         raise UserError(Problem("--nproc", "is below 1", "give the number of data ranks", options.nproc))
     if options.force and options.out is None:
-        raise UserError(Problem("--force", "replaces OUT, and none is given", "name OUT, or leave --force out"))
+        raise UserError(
+            Problem("--force", "replaces an existing OUT, but OUT is not given", "name OUT, or leave --force out")
+        )
     out = None if options.out is None else check_new_file(options.out, "OUT", "recipe.yaml")
     if out is not None and out.suffix not in (".yaml", ".yml"):
-        raise UserError(Problem("OUT", "is no name of a recipe", f"end it with .yaml: {out}.yaml", str(out)))
+        raise UserError(Problem("OUT", "is not a name of a recipe", f"end it with .yaml: {out}.yaml", str(out)))
     if out is not None and out.exists() and not options.force:
         raise UserError(Problem("OUT", "exists already", "give another name, or --force to replace it", str(out)))
     draft, tool = converted_soundly(options.file, options.tool, options.nproc)

@@ -18,11 +18,11 @@ EXAMPLES = """examples:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(parser, processes=False)
-    parser.add_argument("--samples", type=count, default=3, metavar="N", help="samples that are shown (default: 3)")
+    parser.add_argument("--samples", type=count, default=3, metavar="N", help="number of samples to show (default: 3)")
     parser.add_argument(
         "--set",
         metavar="SET",
-        help="train, held_out, test or a name in data.eval_sets (default: all; samples of train)",
+        help="set to show: train, held_out, test or a name in data.eval_sets (default: sizes of all, samples of train)",
     )
     parser.add_argument("--html", metavar="FILE", help="also write a page with images and audio clips")
 

@@ -9,7 +9,7 @@ from ..recipe_arguments import add_debug
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="for programs: a list of findings")
+    parser.add_argument("--json", action="store_true", help="print the findings as a JSON list, for programs")
     add_debug(parser)
 
 

@@ -34,35 +34,43 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
-        help="a checkpoint, or a run folder (its newest checkpoint); with --merge a folder of peft",
+        help="a checkpoint, or a run folder (its newest checkpoint); with --merge also a folder that peft saved",
     )
-    parser.add_argument("out", metavar="OUT", help="folder to write; must not hold anything")
+    parser.add_argument("out", metavar="OUT", help="folder to write; must be empty or new")
     parser.add_argument(
         "--dtype", choices=("fp32", "bf16", "fp16"), default="fp32", help="type of the weights (default: fp32)"
     )
     parser.add_argument("--ema", action="store_true", help="export the averaged weights")
     parser.add_argument("--max-shard-size", metavar="SIZE", help="largest weight file (default: 5GB)")
-    parser.add_argument("--memory", metavar="SIZE", help="most memory above the largest tensor (default: 1GiB)")
     parser.add_argument(
-        "--config", metavar="FOLDER", help="where config.json and tokenizer are, for checkpoints without them"
+        "--memory", metavar="SIZE", help="most memory to use beyond that of the largest tensor (default: 1GiB)"
+    )
+    parser.add_argument(
+        "--config", metavar="FOLDER", help="folder with config.json and tokenizer, for checkpoints that lack them"
     )
     parser.add_argument(
         "--merge", action="store_true", help="merge adapters into their base, and write the whole model"
     )
     parser.add_argument(
-        "--base", metavar="FOLDER", help="where the base of adapters is, if not where the run or peft's folder says"
+        "--base",
+        metavar="FOLDER",
+        help="folder of the adapters' base, if it is no longer where the run or peft's folder names it",
     )
-    few = parser.add_argument_group("few bits")
-    few.add_argument("--quantize", choices=METHODS, help="write linear layers in few bits; adapters are merged before")
-    few.add_argument("--bits", type=int, help="bits of a number, for gptq: 2, 3, 4 or 8 (default: 4)")
+    few = parser.add_argument_group("quantisation")
     few.add_argument(
-        "--group-size", type=int, metavar="N", help="numbers that share a scale (default: 64; for gptq 128)"
+        "--quantize", choices=METHODS, help="quantise linear layers to 4 or 8 bits; adapters are merged before"
+    )
+    few.add_argument("--bits", type=int, help="for gptq: bits of each weight, 2, 3, 4 or 8 (default: 4)")
+    few.add_argument(
+        "--group-size", type=int, metavar="N", help="weights that share a scale (default: 64; for gptq 128)"
     )
     few.add_argument("--by-activity", action="store_true", help="for gptq: round columns with large inputs first")
     few.add_argument(
-        "--calibrate", metavar="RECIPE", help="for gptq: recipe whose training data is looked at (default: the run's)"
+        "--calibrate",
+        metavar="RECIPE",
+        help="for gptq: calibrate on the training data of this recipe (default: the run's)",
     )
-    few.add_argument("--rows", type=positive, metavar="N", help="for gptq: rows of it (default: 128)")
+    few.add_argument("--rows", type=positive, metavar="N", help="for gptq: rows of data to calibrate on (default: 128)")
     add_debug(parser)
 
 
@@ -99,7 +107,7 @@ def run(options: argparse.Namespace) -> None:
     if options.quantize:
         weights = shlex.quote(f"model.weights={folder}")
         train = f"trireme train RECIPE quantization=stored adapter=lora {weights}"
-        print(f"train beside it: {train}", file=sys.stderr)
+        print(f"train adapters on it: {train}", file=sys.stderr)
     name, generates = _class_of(folder)
     print(f"load it: {_import_of(folder)}{name}.from_pretrained({str(folder)!r})", file=sys.stderr)
     if generates:
@@ -122,7 +130,9 @@ def _check_options(options: argparse.Namespace) -> None:
             continue
         option, wanted = f"--{name.replace('_', '-')}", f"--quantize {method or 'METHOD'}"
         shown = None if value is True else value
-        problems.append(Problem(option, f"says how {wanted} rounds", f"add {wanted}, or leave it out", shown))
+        problems.append(
+            Problem(option, f"is an option of {wanted}, which is not given", f"add {wanted}, or leave it out", shown)
+        )
     if problems:
         raise UserError(*problems)
 

@@ -30,57 +30,59 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="",
         metavar="FILE",
-        help="answer a conversation by the model's chat template: JSON with messages (perhaps tools, documents and "
-        "template_args), - for standard input; --prompt is a further message of the user",
+        help="answer a conversation, written in the model's chat template: JSON with messages and optionally tools, "
+        "documents and template_args (- reads standard input); --prompt adds a message of the user",
     )
     parser.add_argument(
         "--image",
         action="append",
         default=[],
         metavar="FILE",
-        help="an image before --prompt, for models that see; again for further ones. Without --prompt: for the "
-        "images that the messages of FILE hold without a path",
+        help="an image before --prompt, for models that read images; repeat it for several. Without --prompt: the file "
+        "of an image in FILE's messages that has no path",
     )
     parser.add_argument(
         "--audio",
         action="append",
         default=[],
         metavar="FILE",
-        help="an audio clip before --prompt, for models that hear; otherwise as --image",
+        help="an audio clip before --prompt, for models that read audio; otherwise as --image",
     )
-    parser.add_argument("--system", metavar="TEXT", help="message of the system, for a conversation without one")
+    parser.add_argument("--system", metavar="TEXT", help="system message, if the conversation has none")
     parser.add_argument(
         "--continue-final-message",
         action="store_true",
-        help="go on with the last message of the conversation, which is done by itself if it is the assistant's",
+        help="continue the last message of the conversation (the default if it is the assistant's)",
     )
     parser.add_argument(
         "--add-generation-prompt",
         action="store_true",
-        help="begin a new message in any case; not together with --continue-final-message",
+        help="begin a new message even after one of the assistant; not together with --continue-final-message",
     )
     parser.add_argument(
-        "--max-new-tokens", type=int, metavar="N", help="tokens that are written (default: 100, or what fits)"
+        "--max-new-tokens", type=int, metavar="N", help="most tokens to write (default: 100, or as many as fit)"
     )
     parser.add_argument(
         "--temperature",
         type=float,
         default=0.8,
         metavar="T",
-        help="0 takes the likeliest token (default: 0.8)",
+        help="temperature of sampling; 0 always takes the likeliest token (default: 0.8)",
     )
     parser.add_argument(
-        "--top-k", type=int, metavar="K", help="draw from the K likeliest tokens; 0: from all (default: 50)"
+        "--top-k", type=int, metavar="K", help="sample from the K likeliest tokens; 0: from all (default: 50)"
     )
     parser.add_argument("--seed", type=int, metavar="S", help="the same seed gives the same text (default: 0)")
     parser.add_argument("--ema", action="store_true", help="use the averaged weights of a checkpoint")
     parser.add_argument(
-        "--base", metavar="FOLDER", help="where the base of adapters is, if not where the run or peft's folder says"
+        "--base",
+        metavar="FOLDER",
+        help="folder of the adapters' base, if it is no longer where the run or peft's folder names it",
     )
     parser.add_argument(
         "--device-map",
         choices=("auto", "balanced", "balanced_low_0", "sequential"),
-        help="load piece by piece and spread the model over GPUs, CPU and disk (accelerate)",
+        help="spread the model over GPUs, CPU and disk, as accelerate does",
     )
     add_debug(parser)
 
@@ -95,12 +97,12 @@ def run(options: argparse.Namespace) -> None:
     for name in ("system", "image", "audio", "continue_final_message", "add_generation_prompt"):
         if options.chat is None and getattr(options, name):
             option = f"--{name.replace('_', '-')}"
-            raise UserError(Problem(option, "is about conversations", "add --chat, or leave it out"))
+            raise UserError(Problem(option, "is only for conversations", "add --chat, or leave it out"))
     if options.top_k is not None and options.temperature == 0:
-        why = "chooses what is drawn from, and --temperature 0 draws nothing"
+        why = "limits the tokens to sample from, but --temperature 0 does not sample"
         raise UserError(Problem("--top-k", why, "leave one of them out", options.top_k))
     if options.seed is not None and options.temperature == 0:
-        why = "chooses what is drawn, and --temperature 0 draws nothing"
+        why = "chooses the random numbers of sampling, but --temperature 0 does not sample"
         raise UserError(Problem("--seed", why, "leave one of them out", options.seed))
     from ..generate_text import generate
     from ..start_process import prepare_process

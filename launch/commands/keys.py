@@ -15,8 +15,8 @@ EXAMPLES = """examples:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("prefix", metavar="PREFIX", nargs="?", default="", help="a key, or how keys begin")
-    parser.add_argument("--markdown", action="store_true", help="all of them as the page docs/keys.md")
+    parser.add_argument("prefix", metavar="PREFIX", nargs="?", default="", help="a key, or the beginning of keys")
+    parser.add_argument("--markdown", action="store_true", help="print all keys in the form of docs/keys.md")
 
 
 def run(options: argparse.Namespace) -> None:

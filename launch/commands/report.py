@@ -25,11 +25,13 @@ EVERY = 5.0
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", metavar="RUN", nargs="+", help="a run folder, or the folder of a study or sweep")
     parser.add_argument(
-        "--out", metavar="FILE", help="the page (default: report.html in the folder; of several runs, here)"
+        "--out",
+        metavar="FILE",
+        help="page to write (default: report.html in the run folder; for several runs, in the working folder)",
     )
-    parser.add_argument("--watch", action="store_true", help="write the page again and again while a run goes on")
+    parser.add_argument("--watch", action="store_true", help="keep rewriting the page until the run ends")
     parser.add_argument(
-        "--every", type=seconds, metavar="SECONDS", help=f"time between two pages of --watch (default: {EVERY:g})"
+        "--every", type=seconds, metavar="SECONDS", help=f"seconds between two writes with --watch (default: {EVERY:g})"
     )
     add_debug(parser)
 
@@ -41,7 +43,7 @@ def seconds(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0.5 <= value <= 86400:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time; write seconds from 0.5, such as 5")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time in seconds; write 0.5 or more, such as 5")
     return value
 
 

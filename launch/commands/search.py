@@ -20,8 +20,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(parser)
     parser.add_argument("--jobs", type=positive, metavar="K", help="trials at once (default: search.jobs)")
     parser.add_argument("--best", action="store_true", help="train the best recipe that the study has found")
-    parser.add_argument("--table", action="store_true", help="print the table of the study, also while it goes on")
-    parser.add_argument("--here", action="store_true", help="search on this machine, in spite of launch=slurm")
+    parser.add_argument("--table", action="store_true", help="print the table of the study, also while the search runs")
+    parser.add_argument(
+        "--here", action="store_true", help="search on this machine although the recipe has launch=slurm"
+    )
     parser.add_argument("--fresh", action="store_true", help="move an existing study aside and start over")
 
 

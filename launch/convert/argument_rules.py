@@ -72,7 +72,7 @@ def warmup(draft: Draft, value: Any, given: Arguments) -> None:
 def warmup_ratio(draft: Draft, value: Any, given: Arguments) -> None:
     share = number("warmup_ratio", value)
     if share and given.get("warmup_steps"):  # the number of steps wins in transformers too
-        draft.leave("warmup_ratio", value, "leave it out: warmup_steps counts")
+        draft.leave("warmup_ratio", value, "has no effect beside warmup_steps; leave it out")
     elif share:
         draft.set("scheduler.warmup_ratio", share)
 
@@ -96,7 +96,7 @@ def max_steps(draft: Draft, value: Any, given: Arguments) -> None:
 def epochs(name: str) -> Rule:
     def rule(draft: Draft, value: Any, given: Arguments) -> None:
         if number("max_steps", given.get("max_steps") or -1) > 0:
-            draft.leave(name, value, "leave it out: max_steps counts")
+            draft.leave(name, value, "has no effect beside max_steps; leave it out")
         else:
             draft.set("trainer.epochs", number(name, value))
             draft.set("trainer.max_steps", None)
@@ -114,7 +114,7 @@ def cadence(name: str, key: str, steps: str, usual: Any) -> Rule:
             if count is None or (usual and steps == "eval_steps" and count == 0):  # as in transformers
                 count = (given.get("logging_steps") if steps == "eval_steps" else None) or usual
             if 0 < number(steps, count) < 1:
-                draft.leave(steps, count, f"a share of the run; give a number of steps: {key}=N")
+                draft.leave(steps, count, f"is a fraction of the run; write a number of steps, {key}=N")
             elif size := whole(draft, steps, count, 1):
                 draft.set(key, size)
         elif plain == "epoch":
@@ -122,14 +122,16 @@ def cadence(name: str, key: str, steps: str, usual: Any) -> Rule:
         elif plain == "no":
             _switch_off(draft, key)
         else:
-            draft.leave(name, value, f"{key} takes a number of steps, epoch or null")
+            draft.leave(name, value, f"cannot be converted; {key} takes a number of steps, epoch or null")
 
     return rule
 
 
 def _switch_off(draft: Draft, key: str) -> None:
     if key == "trainer.log_every":
-        draft.leave("logging_strategy", "no", "training lines are always written; fewer: trainer.log_every=1000")
+        draft.leave(
+            "logging_strategy", "no", "cannot be switched off; for fewer training lines, write trainer.log_every=1000"
+        )
         return
     draft.set(key, None)
     draft.set("checkpoint.at_end" if key == "checkpoint.every" else "trainer.eval_at_end", False)
@@ -143,7 +145,7 @@ def steps(name: str, key: str, *strategies: str) -> Rule:
         if strategy is None:
             cadence(name, key, name, None)(draft, "steps", {name: value})
         elif given[strategy] != "steps":
-            draft.leave(name, value, f"leave it out: {strategy} is {given[strategy]}")
+            draft.leave(name, value, f"has no effect, since {strategy} is {given[strategy]}; leave it out")
 
     return rule
 
@@ -188,7 +190,7 @@ def recompute(name: str) -> Rule:
     def rule(draft: Draft, value: Any, given: Arguments) -> None:
         if name == "gradient_checkpointing" and value in ("offload", "offload_disk", "unsloth"):
             draft.set("plan.recompute", "full")
-            draft.leave(name, value, "plan.recompute=full is taken, without the offload")
+            draft.leave(name, value, "was converted to plan.recompute=full, which offloads nothing")
         elif switch(draft, name, value):
             draft.set("plan.recompute", "full")
 
@@ -203,7 +205,9 @@ def trackers(draft: Draft, value: Any, given: Arguments) -> None:
         if plain in group_options("tracker"):
             draft.choose("tracker", plain)
         else:
-            draft.leave("report_to", plain, f"choose one of {', '.join(group_options('tracker'))}")
+            draft.leave(
+                "report_to", plain, f"is not a tracker of trireme; choose one of {', '.join(group_options('tracker'))}"
+            )
 
 
 def push(draft: Draft, value: Any, given: Arguments) -> None:
@@ -226,7 +230,7 @@ def of_push(name: str, usual: Any = None) -> Rule:
 
     def rule(draft: Draft, value: Any, given: Arguments) -> None:
         if value and value != usual and not given.get("push_to_hub"):
-            draft.leave(name, value, "leave it out: push_to_hub is off")
+            draft.leave(name, value, "has no effect, since push_to_hub is off; leave it out")
 
     return rule
 
@@ -272,10 +276,10 @@ def deepspeed(draft: Draft, value: Any, given: Arguments) -> None:
     """The recipe names the file as it is; the stage in the file chooses the plan."""
     stage = 2
     if not isinstance(value, dict | str) or not value:
-        draft.leave("deepspeed", value, "is no file and no mapping")
+        draft.leave("deepspeed", value, "is neither a file nor a mapping")
         return
     if isinstance(value, dict):
-        draft.leave("deepspeed", "a mapping", "write it to a file and name that: plan.deepspeed=FILE")
+        draft.leave("deepspeed", "a mapping", "cannot be converted; write it to a file and set plan.deepspeed=FILE")
         block = value.get("zero_optimization")
         stage = block.get("stage", 0) if isinstance(block, dict) else 0
     else:
@@ -283,7 +287,9 @@ def deepspeed(draft: Draft, value: Any, given: Arguments) -> None:
         try:
             stage = read_json(Path(str(value))).get("zero_optimization", {}).get("stage", 0)
         except (OSError, ValueError, AttributeError):
-            draft.leave("deepspeed", value, "the file cannot be read here; check that the plan has its stage")
+            draft.leave(
+                "deepspeed", value, "cannot be read on this machine; check that the plan has the stage of the file"
+            )
     option(draft, "plan", "deepspeed", f"zero{stage}")
 
 

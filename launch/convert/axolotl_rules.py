@@ -22,7 +22,9 @@ def share(draft: Draft, value: Any, given: Arguments) -> None:
     """``val_set_size``: a share, or a number of samples."""
     size = number("val_set_size", value)
     if size >= 1:
-        draft.leave("val_set_size", value, "a number of samples; data.held_out is a share, such as 0.05")
+        draft.leave(
+            "val_set_size", value, "is a number of samples, but data.held_out is a fraction; write one such as 0.05"
+        )
     else:
         draft.set("data.held_out", size)
 
@@ -32,9 +34,9 @@ def per_epoch(name: str, key: str) -> Rule:
         if number(name, value) == 1:
             draft.set(key, "epoch")
         elif number(name, value) <= 0:
-            draft.leave(name, value, f"to have none, {key}=null")
+            draft.leave(name, value, f"is not above 0; to switch this off, write {key}=null")
         else:
-            why = f"several times per pass: give a number of steps, {key}=N"
+            why = f"means several times per epoch; write a number of steps, {key}=N"
             draft.leave(name, value, why)
 
     return rule
@@ -43,12 +45,18 @@ def per_epoch(name: str, key: str) -> Rule:
 def datasets(draft: Draft, value: Any, given: Arguments) -> None:
     """axolotl's list: files or data sets of the hub; several become a mixture."""
     if not isinstance(value, list) or not value or not all(isinstance(each, dict) for each in value):
-        draft.leave("datasets", value, "data=files data.source.paths=[...], or data=hub data.source.path=owner/name")
+        draft.leave(
+            "datasets",
+            value,
+            "is no list of data sets; write data=files data.source.paths=[...] or data=hub data.source.path=OWNER/NAME",
+        )
         return
     first, *others = value
     path, name = first.get("path"), first.get("name")
     if not isinstance(path, str) or not path:
-        draft.leave("datasets", value, "the first one has no path: data=files data.source.paths=[...], or data=hub")
+        draft.leave(
+            "datasets", value, "has no path in its first entry; write data=files data.source.paths=[...], or data=hub"
+        )
         return
     files = first.get("data_files") or (path if Path(path).suffix or Path(path).exists() else None)
     if files:
@@ -67,7 +75,7 @@ def datasets(draft: Draft, value: Any, given: Arguments) -> None:
         draft.choose("data", "chat" if files else "hub_chat")
         _chat_keys(draft, first)
     elif kind not in (None, "completion"):
-        draft.leave("datasets.type", kind, "rows of this form: see docs/data.md")
+        draft.leave("datasets.type", kind, "cannot be converted; see docs/data.md for the forms of rows")
     prefers = given.get("rl") in ("dpo", "ipo", "kto")
     if prefers:
         _preference_data(draft)
@@ -83,11 +91,19 @@ def datasets(draft: Draft, value: Any, given: Arguments) -> None:
     if files:
         for key in ("name", "split"):
             if first.get(key) not in (None, "train"):
-                draft.leave(f"datasets.{key}", first[key], "files have none; data=hub data.source.path=owner/name")
+                draft.leave(
+                    f"datasets.{key}",
+                    first[key],
+                    "has no effect on local files; for a set of the hub, write data=hub data.source.path=OWNER/NAME",
+                )
     for key in sorted(first.keys() - read):
-        draft.leave(f"datasets.{key}", first[key], "see docs/data.md and docs/chat.md")
+        draft.leave(f"datasets.{key}", first[key], "cannot be converted; see docs/data.md and docs/chat.md")
     if others:
-        draft.leave("datasets", others, "further ones: data.sources mixes several by weights (docs/data.md)")
+        draft.leave(
+            "datasets",
+            others,
+            "are data sets after the first, the only one converted; mix several with data.sources (docs/data.md)",
+        )
 
 
 def preferences(name: str) -> Rule:
@@ -130,7 +146,7 @@ def _chat_keys(draft: Draft, given: Arguments) -> None:
     fields = mapping("datasets.message_property_mappings", given.get("message_property_mappings"))
     pair = [fields.get(name, given.get(f"message_field_{name}", name)) for name in ("role", "content")]
     if pair not in (["role", "content"], ["from", "value"]):
-        why = "messages hold {role, content} or {from, value}: rename them in the files"
+        why = "must be {role, content} or {from, value}; rename the keys in the files"
         draft.leave("datasets.message_property_mappings", pair, why)
 
 
@@ -159,9 +175,13 @@ def packing(draft: Draft, value: Any, given: Arguments) -> None:
 def packing_strategy(draft: Draft, value: Any, given: Arguments) -> None:
     """Leave values that ``packing`` cannot convert; ``packing`` reads the others."""
     if value not in ("bfd", "bfd_split", "wrapped"):
-        draft.leave("packing_strategy", value, "data.packing is bins, with data.overflow, or true")
+        draft.leave(
+            "packing_strategy",
+            value,
+            "cannot be converted; write data.packing=bins with data.overflow, or data.packing=true",
+        )
     elif not given.get("packing") and value != "bfd":
-        draft.leave("packing_strategy", value, "leave it out: packing is off")
+        draft.leave("packing_strategy", value, "has no effect, since packing is off; leave it out")
 
 
 def _packs(given: Arguments) -> bool:
@@ -188,7 +208,11 @@ def quantised(name: str, option: str) -> Rule:
         if value and given.get("adapter"):
             draft.choose("quantization", option)
         elif value:
-            draft.leave(name, value, f"weights in few bits are not trained: quantization={option} adapter=lora")
+            draft.leave(
+                name,
+                value,
+                f"needs an adapter, since quantised weights are not trained: quantization={option} adapter=lora",
+            )
 
     return rule
 
@@ -196,7 +220,7 @@ def quantised(name: str, option: str) -> Rule:
 def adapter_targets(draft: Draft, value: Any, given: Arguments) -> None:
     if not isinstance(value, str | list | None):
         fix = "write a list of them in the file: [q_proj, v_proj]"
-        raise UserError(Problem("lora_target_modules", "is no name of modules", fix, value))
+        raise UserError(Problem("lora_target_modules", "is neither a name of modules nor a list of names", fix, value))
     if value:
         draft.set("model.adapter.targets", value)
 
@@ -209,7 +233,7 @@ def every_layer(draft: Draft, value: Any, given: Arguments) -> None:
 def dora(draft: Draft, value: Any, given: Arguments) -> None:
     """Leave the switch if there is no adapter; otherwise ``adapter`` reads it."""
     if switch(draft, "peft_use_dora", value) and given.get("adapter") not in ("lora", "qlora", "dora"):
-        draft.leave("peft_use_dora", value, "adapter=dora; there is no adapter here")
+        draft.leave("peft_use_dora", value, "has no effect without an adapter; write adapter=dora")
 
 
 def attention(name: str, kind: str) -> Rule:

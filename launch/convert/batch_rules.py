@@ -18,10 +18,10 @@ def batch(draft: Draft, given: Arguments, ranks: int) -> None:
     """Set the batch sizes of the draft from the micro-batch size, accumulation and number of data ranks."""
     sizes = [name for name in MICRO if given.get(name) is not None]
     for name in sizes[1:]:
-        draft.leave(name, given[name], f"leave it out: {sizes[0]} counts")
+        draft.leave(name, given[name], f"has no effect beside {sizes[0]}; leave it out")
     accumulation, both = given.get("gradient_accumulation_steps"), given.get("batch_size")
     if both is not None and accumulation is not None:
-        draft.leave("gradient_accumulation_steps", accumulation, "leave it out: batch_size counts")
+        draft.leave("gradient_accumulation_steps", accumulation, "has no effect beside batch_size; leave it out")
         accumulation = None
     if not sizes and accumulation is None and both is None:
         return
@@ -48,7 +48,7 @@ def too_long(draft: Draft, given: Arguments, axolotl: bool) -> None:
     way = TOO_LONG.get(str(asked)) if asked is not None else "drop" if axolotl else None
     draft.now = (name,)
     if asked is not None and way is None:
-        draft.leave(name, asked, f"is none of {', '.join(TOO_LONG)}")
+        draft.leave(name, asked, f"is not one of {', '.join(TOO_LONG)}")
     elif "chat" in data or "preferences" in data:
         draft.values.pop("data.overflow", None)
         if way:
@@ -56,9 +56,11 @@ def too_long(draft: Draft, given: Arguments, axolotl: bool) -> None:
     elif asked is None:
         return
     elif draft.values.get("data.packing") != "bins":
-        why = "long documents are cut into rows; with data.packing=bins, data.overflow is cut, split or drop"
+        why = "has no effect, since documents are cut into rows; to choose, write data.packing=bins and data.overflow"
         draft.leave(name, asked, why)
     elif way == "refuse":
-        draft.leave(name, asked, "long documents do not end a run: data.overflow is cut, split or drop")
+        draft.leave(
+            name, asked, "cannot be converted: long documents do not end a run; write data.overflow=cut, split or drop"
+        )
     elif way:
         draft.set("data.overflow", way)

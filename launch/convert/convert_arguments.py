@@ -147,7 +147,11 @@ def _leave_unchosen_trackers(draft: Draft, tool: Tool) -> None:
             continue
         value = draft.values.pop(key)
         for name in draft.written_by.pop(key, ()):
-            draft.leave(name, value, f"is of {tracker}, which report_to does not name: tracker={tracker}")
+            draft.leave(
+                name,
+                value,
+                f"is an option of {tracker}, which report_to does not name; to use it, add tracker={tracker}",
+            )
 
 
 def _recognised(given: Mapping[str, Any]) -> Tool:
@@ -168,7 +172,7 @@ def take(draft: Draft, name: str, value: Any, given: Mapping[str, Any]) -> None:
         return
     other = find(name)
     if other is None:
-        draft.leave(name, value, "unknown here; see docs/coming-from.md and trireme keys")
+        draft.leave(name, value, "is not known to trireme; see docs/coming-from.md and trireme keys")
     elif other.ours in _keys() and not other.how:
         draft.set(other.ours, _typed(other.ours, value))
     elif value is False and name not in ON:
@@ -211,9 +215,11 @@ def _take_accelerate(draft: Draft, path: Path, given: Mapping[str, Any]) -> None
     inner = given.get("deepspeed_config")
     times = inner.get("gradient_accumulation_steps") if isinstance(inner, dict) else None
     if times not in (None, 1, "auto"):
-        why = "counts micro-batches of a size that is not in this file: trainer.global_batch_size is their product, "
-        draft.leave("gradient_accumulation_steps", times, f"{why}times the data ranks")
+        why = (
+            "needs the size of a micro-batch, which is not in this file; set trainer.global_batch_size to that size x "
+        )
+        draft.leave("gradient_accumulation_steps", times, f"{why}{times} x data ranks")
     machines = given.get("num_machines") or 1
     if machines != 1:
-        why = "launch=slurm launch.nodes=N, or torchrun on each machine: docs/launchers.md"
+        why = "is not a key of the recipe; write launch=slurm launch.nodes=N, or use torchrun (docs/launchers.md)"
         draft.leave("num_machines", machines, why)

@@ -85,7 +85,7 @@ class Draft:
             source: file that was converted.
             command: the command that trains it.
         """
-        about = f"# Made of {source} by trireme convert-args. What it could not take over stands at the end."
+        about = f"# Converted from {source} by trireme convert-args. The end lists arguments that were not converted."
         lines = [about, f"# {command}", "defaults:", "  - /base"]
         chosen = {group: [option] for group, option in REQUIRED.items() if group not in self.choices} | self.choices
         for group in sorted(chosen, key=lambda name: (name not in REQUIRED, name)):
@@ -98,7 +98,7 @@ class Draft:
             dumped = yaml.dump({part: body[part]}, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**6)
             lines += [*dumped.rstrip().splitlines(), ""]
         if self.assumed:
-            lines.append("# Defaults of the other tool, which differ from those here:")
+            lines.append("# Defaults of the other tool that differ from trireme's:")
             lines += [f"#   {key}: {of}" for key, of in self.assumed.items()]
             lines.append("")
         if self.chosen:
@@ -106,7 +106,7 @@ class Draft:
             lines += [f"#   {setting}: {why}" for setting, why in self.chosen.items()]
             lines.append("")
         if self.left:
-            lines.append("# Not taken over:")
+            lines.append("# Not converted:")
             lines += [f"#   {name}: {_short(value)}   -> {why}" for name, (value, why) in self.left.items()]
         return "\n".join(lines).rstrip() + "\n"
 

@@ -34,8 +34,8 @@ def leave_refused(draft: Draft, given: Mapping[str, Any], ranks: int) -> None:
     """
     for key, value in list(draft.values.items()):
         if above := next((each for each in draft.values if key.startswith(f"{each}.")), None):
-            why = f"stands inside of {above}, which has a value too"
-            _leave(draft, key, Problem(key, why, f"leave {above} out, or write this into it"), given)
+            why = f"is a key inside of {above}, which has a value too"
+            _leave(draft, key, Problem(key, why, f"leave {above} out, or write this key into its value"), given)
         elif _refers(value):
             why = "holds ${...}, which a recipe reads as a reference to another key"
             _leave(draft, key, Problem(key, why, "write the value itself into the recipe"), given)

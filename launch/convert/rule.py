@@ -40,7 +40,7 @@ def whole(draft: Draft, name: str, value: Any, least: int = 0) -> int | None:
     found = number(name, value)
     if found.is_integer() and found >= least:
         return int(found)
-    draft.leave(name, value, f"is below {least}" if found < least else "is no whole number")
+    draft.leave(name, value, f"is below {least}" if found < least else "is not a whole number")
     return None
 
 
@@ -82,4 +82,4 @@ def option(draft: Draft, group: str, name: str, value: Any) -> None:
     elif words:
         draft.leave(name, value, found)
     else:
-        draft.leave(name, value, f"choose one of {', '.join(group_options(group))}")
+        draft.leave(name, value, f"is not offered; choose one of {', '.join(group_options(group))}")

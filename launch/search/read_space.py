@@ -80,7 +80,7 @@ def _are_cases(domain: Any) -> bool:
 def _parameter(key: str, domain: Any, several: bool) -> tuple[Parameter | None, list[str]]:
     """A parameter, or mistakes in its domain as texts that follow ``space.KEY``."""
     if key.split(".")[0] in NOT_SEARCHED:
-        return None, [f" is a key of {key.split('.')[0]}, which a search decides itself; leave it out"]
+        return None, [f" is a key of {key.split('.')[0]}, which cannot be searched; leave it out"]
     if isinstance(domain, list):
         domain = {"choices": domain}
     if not isinstance(domain, Mapping) or not domain:
@@ -105,7 +105,7 @@ def _unknown(name: str, value: Any) -> str:
 
 def _choice(base: Parameter, domain: Mapping[str, Any], wrong: list[str]) -> tuple[Parameter | None, list[str]]:
     choices = domain["choices"]
-    wrong += [f".{name} has no meaning beside choices; leave it out" for name in OF_RANGE if name in domain]
+    wrong += [f".{name} has no effect with choices; leave it out" for name in OF_RANGE if name in domain]
     if choices == []:
         wrong.append(" has no choices: its list is empty; write [a, b]")
     elif not isinstance(choices, list):
@@ -144,7 +144,7 @@ def _range(base: Parameter, domain: Mapping[str, Any], wrong: list[str]) -> tupl
     if log and low <= 0:
         wrong.append(f".low={low} is not above 0, which log needs; use a positive number, or leave log out")
     if log and step is not None and not (whole and step == 1):
-        wrong.append(f".step={step} cannot go with log; leave one of them out")
+        wrong.append(f".step={step} cannot be combined with log; leave one of them out")
     if whole and any(n != int(n) for n in (low, high, step or 1)):
         given = {"low": low, "high": high, "step": step or 1}
         broken = [f"{name}={number}" for name, number in given.items() if number != int(number)]
@@ -200,10 +200,13 @@ def _impossible(found: Sequence[Parameter], refused: Collection[str]) -> Iterato
                 yield parameter.key, f"{when} names {other}, which is not searched; {near or 'search it too'}"
             for value in values:
                 if any(each.count is None and each.holds(value) for each in those):
-                    why = f"waits for {other}={value!r}, one number of a range without steps, which hardly ever comes"
+                    why = f"needs {other}={value!r}, but a range without steps hardly ever gives exactly this number"
                     yield parameter.key, f"{when} {why}; search {other} by choices or with a step"
                 elif those and not any(each.holds(value) for each in those):
-                    yield parameter.key, f"{when} waits for {other}={value!r}, which never comes; {inside_of(those)}"
+                    yield (
+                        parameter.key,
+                        f"{when} needs {other}={value!r}, a value that {other} never has; {inside_of(those)}",
+                    )
 
 
 def _overlap(one: Parameter, other: Parameter) -> bool:

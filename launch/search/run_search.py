@@ -152,7 +152,7 @@ class Search:
             if attempt < self.search.retries:
                 say(f"trial {claim.number}: {kind} ({text}); it goes on from its last checkpoint")
         if (self.left or self.error is not None) and kind in AGAIN:
-            say(f"trial {claim.number}: {kind}, to be gone on with")
+            say(f"trial {claim.number}: {kind}; the next worker or search continues it")
             claim.release()
         elif kind in AGAIN and claim.number in self.paused:
             self.waiting.add(claim.number)

@@ -39,8 +39,8 @@ def search(options: argparse.Namespace) -> None:
         )
     prepared = prepare(options.recipe, options.overrides, options.recipe_dir, options.nproc, fresh=options.fresh)
     if options.here and prepared.recipe.launch.kind != "slurm":
-        why = f"stands against launch=slurm, and the recipe has launch={prepared.recipe.launch.kind}"
-        raise UserError(Problem("--here", why, "leave it out: the search runs on this machine"))
+        why = f"replaces launch=slurm, but the recipe has launch={prepared.recipe.launch.kind}"
+        raise UserError(Problem("--here", why, "leave it out: the search runs on this machine anyway"))
     if options.best:
         train_best(prepared, options)
         return

@@ -49,6 +49,6 @@ def test_options_that_need_a_repository_are_refused_outside_of_one(
     options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"is in none, nor in one of Git"):
+    with pytest.raises(UserError, match=r"is not inside one"):
         DvcLive(**options)
     DvcLive(artifacts=["curve"])

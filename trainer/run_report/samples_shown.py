@@ -10,8 +10,8 @@ from ..data.report.view_html import view_html
 from .markup import details, section, text
 from .run_files import RunFiles
 
-LEGEND = """<p class="dim">In texts: <span class="learnt">what the loss counts</span>,
-<span class="hidden">[what is to be predicted there]</span>, <span class="ignored">what has no label</span>,
+LEGEND = """<p class="dim">In texts: <span class="learnt">tokens that the loss counts</span>,
+<span class="hidden">[hidden tokens to predict]</span>, <span class="ignored">tokens without a label</span>,
 <span class="padding">padding</span>.</p>"""
 SHOWN_TEXTS = 4
 """Texts of the newest step that are shown at once."""

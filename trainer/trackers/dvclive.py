@@ -40,8 +40,8 @@ class DvcLive(Tracker):
         inside = any((folder / name).exists() for folder in (here, *here.parents) for name in (".git", ".dvc"))
         if (what := self._needs_repository()) and not inside:
             # DVCLive would leave them out without a word.
-            why = f"{what} go to a repository of DVC, and {here} is in none, nor in one of Git"
-            raise NoLogin(why, "git init && dvc init, start the run inside of a repository, or leave them out")
+            why = f"{what} are saved in a DVC or Git repository, but {here} is not inside one"
+            raise NoLogin(why, "run git init && dvc init, start inside of a repository, or leave these options out")
 
     def _needs_repository(self) -> str:
         """The options in use that need a repository, in words; empty if there are none."""

@@ -72,23 +72,23 @@ class WandbSweep(Engine):
 
     def flaws(self, search: SearchConfig, space: Space | None) -> Iterator[str]:
         if search.function is not None:
-            why = "is not known to W&B, which judges by what the runs report"
+            why = "cannot be read by W&B, which compares the metrics that runs report"
             yield f"function={search.function!r} {why}; name a metric in search.objectives, or use search=optuna"
         if search.first:
-            yield "first is not possible with W&B, whose server chooses every trial; leave it out, or use search=optuna"
+            yield "first cannot be used: W&B's server chooses every trial; leave it out, or use search=optuna"
         if self.early_terminate is not None and self.early_terminate.get("type") != "hyperband":
-            yield "engine.early_terminate has another type than hyperband; write {type: hyperband, min_iter: 3}"
+            yield "engine.early_terminate must have the type hyperband; write {type: hyperband, min_iter: 3}"
         for parameter in space.parameters if space is not None and self.method == "grid" else ():
             if parameter.choices is None and parameter.step is None and not parameter.whole:
-                yield f"space.{parameter.key} has no end of values for a grid; give it a step, or write choices"
+                yield f"space.{parameter.key} has too many values for a grid; give a step, or choices"
 
     def problems(self, prepared: Prepared) -> list[Problem]:
         tracker = self._tracker(prepared)
         if tracker is None:
-            why = "needs runs that report to W&B, since the server judges by what it gets from them"
+            why = "needs runs that report to W&B, since its server chooses trials by their metrics"
             return [Problem("search", why, "add tracker=wandb")]
         if (tracker.get("mode") or os.environ.get("WANDB_MODE", "online")) != "online":
-            why = "is not online, and the server of a sweep judges by what runs report to it"
+            why = "is not online, but the server of a sweep needs the metrics of its runs"
             return [Problem("callbacks.wandb.mode", why, "leave it out, and unset WANDB_MODE")]
         return []
 

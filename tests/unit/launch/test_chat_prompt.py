@@ -67,8 +67,8 @@ def test_an_answer_ends_with_its_turn() -> None:
     [
         ("{", "holds no JSON"),
         ("3", "holds int, not messages"),
-        ('[{"content": "a"}]', "is no conversation: message 1 has no role"),
-        ('[{"role": "user"}]', "is no conversation: message 1 has no content; it has role"),
+        ('[{"content": "a"}]', "is not a conversation: message 1 has no role"),
+        ('[{"role": "user"}]', "is not a conversation: message 1 has no content; it has role"),
         ('[{"role": "user", "content": null}]', "message 1 has no content"),
         ('[{"role": "user", "value": "a"}]', "message 1 has no content; it has role, value"),
         ("[]", "needs a message to answer"),
@@ -93,9 +93,9 @@ def test_templates_that_are_not_there_or_refuse() -> None:
     [
         (["--chat", "--prompt", "a", "--continue-final-message", "--add-generation-prompt"], "leave one of them out"),
         (["--chat"], "needs a message to answer"),
-        (["--chat", "--prompt", ""], "says nothing"),
+        (["--chat", "--prompt", ""], "is empty"),
         (["--chat", "missing.json"], "cannot be read: No such file"),
-        (["--prompt", "a", "--system", "b"], "is about conversations"),
+        (["--prompt", "a", "--system", "b"], "is only for conversations"),
         ([], "is required: how the text begins"),
     ],
 )

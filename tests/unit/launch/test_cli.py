@@ -282,7 +282,7 @@ def test_what_is_missing_or_misplaced_is_told(
         ("train my.yaml --learning_rate 3", "is no option of trireme train\n  fix: write optimizer.lr=3\n"),
         ("train", "RECIPE\n  is missing\n  fix: name a .yaml file, or one of: trireme recipes\n"),
         ("export", "2 problems:\n1. CHECKPOINT\n     is missing\n     fix: give it, as in: trireme export "),
-        ("cancel 3 --wait long", "--wait = 'long'\n  is not a time\n  fix: write seconds from 0, such as 600\n"),
+        ("cancel 3 --wait long", "--wait = 'long'\n  is not a time in seconds\n  fix: write 0 or more, such as 600\n"),
         ("completion bsh", "shell = 'bsh'\n  there is no such choice\n  fix: did you mean bash?\n"),
         ("models a b", "a\n"),
         ("logs run --lines x", "--lines = 'x'\n  is not a number\n  fix: write 0 or more\n"),

@@ -65,7 +65,7 @@ def test_numbers_of_generate(option: str, value: str, capsys: pytest.CaptureFixt
 
 def test_top_k_needs_something_drawn(capsys: pytest.CaptureFixture[str]) -> None:
     made = trireme_here(capsys, "generate", "none", "--prompt", "w3", "--top-k", "3", "--temperature", "0")
-    refused(made, "--top-k", "draws nothing")
+    refused(made, "--top-k", "does not sample")
 
 
 @pytest.mark.parametrize(("words", "new", "option"), [(17, 1, "--prompt"), (3, 15, "--max-new-tokens")])

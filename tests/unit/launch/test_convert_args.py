@@ -442,7 +442,7 @@ def test_a_recipe_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixt
     file, out = write(tmp_path, {"max_steps": 3}), tmp_path / "r.yaml"
     out.write_text("mine")
     refused(trireme_here(capsys, "convert-args", str(file), str(out)), "exists already")
-    refused(trireme_here(capsys, "convert-args", str(file), str(tmp_path / "r")), "is no name of a recipe")
+    refused(trireme_here(capsys, "convert-args", str(file), str(tmp_path / "r")), "is not a name of a recipe")
     refused(trireme_here(capsys, "convert-args", str(tmp_path / "none.yaml")), "cannot be read")
     assert out.read_text() == "mine"
     printed = trireme_here(capsys, "convert-args", str(file))
@@ -469,7 +469,7 @@ def test_no_odd_value_shows_an_error_of_python(tmp_path: Path, value: Any) -> No
 
 KINDS = (
     *("is not a number", "is not a list", "is not a mapping"),
-    *("is not finite", "is neither true nor false", "is no name of modules"),
+    *("is not finite", "is neither true nor false", "is neither a name of modules nor a list of names"),
 )
 
 

@@ -111,7 +111,7 @@ def test_files_that_are_refused(text: str | None, words: tuple[str, ...], capsys
 def test_options_beside_a_file_are_refused(named: str, further: str, capsys: pytest.CaptureFixture[str]) -> None:
     """In either order, and beside a file that the recipe names."""
     Path("f.json").write_text("{}")
-    words = (further.partition("=")[0], f"stands beside a file, {named}", "write it into the file")
+    words = (further.partition("=")[0], f"cannot be set beside {named}", "write it into the file")
     for given in ((named, further), (further, named)):
         refused(trireme_here(capsys, "check", str(TINY), ROOTS, "plan=single", *given), *words)
     part = named.partition("=")[0].removeprefix("plan.")

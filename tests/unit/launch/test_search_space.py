@@ -88,7 +88,7 @@ def test_given_points_are_stored_by_their_case() -> None:
     [
         ({"a": {"low": 2, "high": 1}}, "space.a.low=2 is above high=1"),
         ({"a": {"low": 0, "high": 1, "log": True}}, "which log needs"),
-        ({"a": {"low": 1, "high": 9, "log": True, "step": 2}}, "cannot go with log"),
+        ({"a": {"low": 1, "high": 9, "log": True, "step": 2}}, "cannot be combined with log"),
         ({"a": {"low": 1, "high": 9, "step": 0}}, "space.a.step is 0"),
         ({"a": {"low": "1", "high": 2}}, "space.a.low is '1', not a number"),
         ({"a": {"low": 1, "hgih": 2}}, "did you mean high?"),
@@ -101,11 +101,14 @@ def test_given_points_are_stored_by_their_case() -> None:
         ({"a": []}, "space.a has no choices"),
         ({"a": {"choices": 3}}, "not a list of values"),
         ({"a": [1, 1]}, "holds a choice twice"),
-        ({"run.dir": ["a", "b"]}, "which a search decides itself"),
+        ({"run.dir": ["a", "b"]}, "which cannot be searched"),
         ({"a": {"low": 0.5, "high": 2, "type": "int"}}, "space.a.type is int, but low=0.5 is not whole"),
         ({"a": {"low": 1, "high": 2, "when": {"b": 1}}}, "names b, which is not searched"),
-        ({"a": {"low": 1, "high": 2, "when": {"b": 7}}, "b": [1, 2]}, "waits for b=7, which never comes"),
-        ({"a": [1], "b": {"choices": [1], "when": {"c": 0.5}}, "c": {"low": 0.1, "high": 1}}, "hardly ever comes"),
+        ({"a": {"low": 1, "high": 2, "when": {"b": 7}}, "b": [1, 2]}, "needs b=7, a value that b never has"),
+        (
+            {"a": [1], "b": {"choices": [1], "when": {"c": 0.5}}, "c": {"low": 0.1, "high": 1}},
+            "hardly ever gives exactly",
+        ),
         (
             {"b": [1, 2], "a": [{"choices": [1], "when": {"b": 1}}, {"choices": [2], "when": {"b": [1, 2]}}]},
             "space.a has two cases that may hold at once (b=1 and b=1|2)",

@@ -152,8 +152,8 @@ def test_keys_that_contradict_the_folder_are_refused(bases: dict[str, Path], tmp
     _of_peft(bases["llama"], tmp_path / "adapter", r=4, lora_alpha=8, target_modules=["q_proj"])
     for more, words in (
         ({"rank": 8}, ("model.adapter.rank", "where it is 4")),
-        ({"dora": True}, ("model.adapter.dora", "which has False")),
-        ({"targets": ["q_proj"]}, ("model.adapter.targets", "layers of its own")),
+        ({"dora": True}, ("model.adapter.dora", "where it is False")),
+        ({"targets": ["q_proj"]}, ("model.adapter.targets", "already fixes its layers")),
     ):
         _refused(bases["llama"], tmp_path / "adapter", *words, **more)
     config = ModelConfig(weights=str(bases["llama"]), adapter=AdapterConfig(path=str(tmp_path / "adapter"), rank=4))
