@@ -181,7 +181,7 @@ def _row(file: str) -> dict[str, Any]:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(Problem("--chat", f"cannot be read: {reason}", FORM, file)) from error
     except ValueError as error:
-        raise UserError(Problem("--chat", f"holds no JSON: {error}", FORM, file)) from error
+        raise UserError(Problem("--chat", f"is not valid JSON: {error}", FORM, file)) from error
     if isinstance(value, list):
         return {"messages": value}
     if not isinstance(value, dict):

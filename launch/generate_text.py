@@ -184,9 +184,9 @@ def _chat_inputs(reader: Any, model: Any, prompt: ChatPrompt, folder: Path) -> A
 
     able = kinds_of(reader)
     if unread := [kind for kind in prompt.media if kind not in able]:
-        reads = named(able, before="texts") if able else "texts alone"
-        why = f"is a {type(model).__name__}, which reads {reads}, and the conversation holds an {unread[0].one}"
-        fix = f"name a model that {'sees' if unread[0] is IMAGE else 'hears'}, or leave the {unread[0].one} out"
+        reads = named(able, before="texts") if able else "only text"
+        why = f"is a {type(model).__name__}, which reads {reads}, but the conversation has an {unread[0].one}"
+        fix = f"name a model that reads {unread[0].many}, or leave the {unread[0].one} out"
         raise UserError(Problem("MODEL", why, fix, str(folder)))
     return media_inputs(reader, model, prompt).to(model.dtype)
 

@@ -92,7 +92,7 @@ class Run:
 
     @property
     def processor(self) -> Any:
-        """The processor that makes inputs of raw data (a tokenizer, an image processor, several in one); None if
+        """The processor that turns raw data into inputs (a tokenizer, an image processor, several in one); None if
         transformers has no class for it."""
         return self._loaded[1]
 

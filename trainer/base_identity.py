@@ -147,13 +147,13 @@ def refuse_other_base(found: str, saved: Base | None, model: ModelConfig, checkp
         return
     now = model.quantization.identity if model.quantization else None
     if saved.quantization != now:
-        why = f"keeps the base in {in_words(now)}, and the adapters in {checkpoint} were trained beside one in "
+        why = f"keeps the base in {in_words(now)}, but the adapters in {checkpoint} were trained on a base in "
         fix = f"write {in_words(saved.quantization, keys=True)}, or train new adapters (--fresh)"
         raise UserError(Problem("model.quantization", why + in_words(saved.quantization), fix))
     if saved.digest == found:
         return
     then = f"those of {saved.weights}" if saved.weights else "random weights of a seed"
-    why = f"gives another base than the one that the adapters in {checkpoint} were trained beside ({then})"
+    why = f"gives another base than the one that the adapters in {checkpoint} were trained on ({then})"
     fix = "name that base, with the same model.config and model.merged_adapters, or train new adapters (--fresh)"
     raise UserError(Problem("model.weights", why, fix, model.weights))
 

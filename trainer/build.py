@@ -202,7 +202,7 @@ def _saved_reference(source: Source) -> Reference:
     with fitting("--resume", source.path, OTHER_RUN):
         saved = read_reference(source.assets)
     if saved is None:
-        why = "does not tell which weights answers are compared with (task.reference=start)"
+        why = "does not record the reference weights, which task.reference=start needs"
         fix = "start a run from its weights: trireme export, then model.weights=FOLDER"
         raise UserError(Problem("--resume", why, fix, str(source.path)))
     return saved
@@ -343,7 +343,9 @@ def _introduce_mixture(trainer: Trainer, mixture: Mixture) -> None:
     for line in mixture.lines(batch["samples"] + (trainer.state.max_steps - batch["step"]) * batch["size"]):
         log.info("%s", line)
     if trainer.task.coupled:
-        log.info("a loss of coupled samples is of no single source: training lines have no loss by source")
+        log.info(
+            "training lines have no loss by source, since this task computes its loss from several samples together"
+        )
     if "step" in own_steps(trainer.task):
         log.info("the task's own step gives the loss of all sources together: training lines have no loss by source")
 

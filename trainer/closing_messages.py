@@ -51,9 +51,13 @@ def _compare(trainer: Trainer) -> None:
     for name, value in trainer.reference_lines.items():
         log.info("held-out loss %.4f %s; %s %.4f", loss, trainer.task.loss_unit, name, value)
         if loss > value:
-            hint = "; it was taken of the averaged weights, which follow slowly" if trainer.averaged else ""
+            hint = (
+                "; it was measured with the averaged weights, which lag behind in short runs"
+                if trainer.averaged
+                else ""
+            )
             log.info(
-                "that is worse than %s: the model knows less than how often each token occurs. Train longer, or try "
+                "that is worse than %s: the model predicts worse than token frequencies alone. Train longer, or try "
                 "another optimizer.lr%s",
                 *(name, hint),
             )

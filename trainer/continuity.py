@@ -55,7 +55,7 @@ def continued_corpus(recipe: RecipeConfig, mesh: Mesh, source: Source | None, au
         return corpus
     saved = source.progress().trainer.get("made_of") or {}
     if not saved:
-        log.info("%s does not say what its documents were: they are not compared", source.path.name)
+        log.info("%s has no record of its documents: they are not compared", source.path.name)
     found = [_other_documents(saved, corpus.prints(), source.path)]
     if not found[0] or not automatic:
         corpus, other = _with_its_tokenizer(recipe, corpus, saved, source)

@@ -46,7 +46,9 @@ def refuse_encoder(strategy: Strategy, facts: Facts, head: str, own: bool) -> No
         if not own:
             raise UserError(sees_later_tokens(strategy.family.title))
         if strategy.mesh.is_main:
-            log.warning("task: the logits of a token change with those that follow, of which one is its label")
+            log.warning(
+                "task: the logits of a token depend on later tokens, so the model sees the label that it must predict"
+            )
 
 
 def two_endings(vocabulary: int, length: int) -> MicroBatch:

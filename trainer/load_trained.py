@@ -178,7 +178,7 @@ def _verified(recipe: RecipeConfig, named: str | None, ema: bool) -> Path | None
     changed = changed_keys(recipe, checkpoint, ("seed", "data")) if own else []
     if changed:
         log.warning(
-            "the checkpoint was trained with other data (changed: %s): what is held out now may have been trained on",
+            "the checkpoint was trained with other data (changed: %s), which may contain this held-out set",
             ", ".join(changed),
         )
     return checkpoint

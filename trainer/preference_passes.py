@@ -50,7 +50,7 @@ def refuse_other_base(task: Any, blueprint: nn.Module) -> None:
         return
     whole = [name for name, one in blueprint.named_parameters() if one.requires_grad and not is_part(name)]
     if whole:
-        why = f"switches adapters off, and {', '.join(whole[:3])} would still be what training made of it"
+        why = f"compares with the model without its adapters, but {', '.join(whole[:3])} would stay changed by training"
         raise UserError(Problem("task.reference", why, "set task.reference=start", "adapter_off"))
 
 

@@ -119,7 +119,7 @@ class StartReference:
         if saved is not None and self._cached(saved.digest):
             self.reference = saved
             return
-        log.info("what answers are compared with is not in the cache: the first weights are placed for it")
+        log.info("the reference log-probabilities are not in the cache: the first weights are loaded to compute them")
         recipe = self.recipe
         placed = place(
             recipe,

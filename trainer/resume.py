@@ -62,5 +62,5 @@ def load_weights(trainer: Trainer, source: Source) -> Progress:
             log.warning("the checkpoint has no averaged weights: the average begins at its weights")
         lanes = trainer.strategy.lanes
         if lanes is not None and not lanes.load(read, source.shapes):
-            log.info("what the model remembers begins empty: the checkpoint has nothing of %d lanes", lanes.lanes)
+            log.info("the model's memory begins empty: the checkpoint holds no memory for %d lanes", lanes.lanes)
     return saved

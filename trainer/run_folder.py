@@ -71,10 +71,12 @@ def folder_notes(path: Path) -> list[str]:
     whole = path.absolute()
     outer = next((each for each in whole.parents if (each / RECIPE).is_file() and (each / "log.txt").is_file()), None)
     if outer:
-        return [f"run.dir={path} lies in the folder of another run ({outer}), whose --fresh would move it along"]
+        return [
+            f"run.dir={path} lies in the folder of another run ({outer}); a --fresh of that run would move this one too"
+        ]
     if others := _foreign(path):
         shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
-        return [f"run.dir={path} holds files that are of no run ({shown}): they stay there beside those of this run"]
+        return [f"run.dir={path} holds files that belong to no run ({shown}): they stay in the folder"]
     return []
 
 
@@ -84,7 +86,7 @@ def run_notes(recipe: RecipeConfig) -> list[str]:
     if newest is None:
         return []
     if not (changed := other_run(recipe)):
-        return [f"run.dir={recipe.run.dir} holds this run, which goes on behind {newest.name}"]
+        return [f"run.dir={recipe.run.dir} holds this run, which continues after {newest.name}"]
     why = f"run.dir={recipe.run.dir} holds a run of another recipe (changed: {shown(changed)})"
     return [f"{why}: trireme train needs --fresh, --resume or another run.dir"]
 

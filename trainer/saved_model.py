@@ -106,14 +106,14 @@ def compare_model(model: ModelConfig, blueprint: PreTrainedModel, checkpoint: Pa
     if fields and model.adapter is not None:
         raise UserError(other_configuration("model.weights", fields, model.weights, checkpoint))
     if fields and speaks:
-        log.warning("model.weights gives %s otherwise than %s: the recipe counts", shown(fields), checkpoint)
+        log.warning("model.weights differs from %s in %s: model.weights is used", checkpoint, shown(fields))
     now = plan_of(blueprint)
     if speaks and plan is not None and now is not None and (other := _other_parts(now, plan)):
-        log.warning("model.adapter gives %s otherwise than %s: the recipe counts", other, checkpoint)
+        log.warning("model.adapter differs from %s in %s: the recipe's values are used", checkpoint, other)
 
 
 def _other_fields(model: ModelConfig, blueprint: PreTrainedModel, checkpoint: Path) -> list[str]:
-    """Fields that the folder of the weights gives otherwise than the checkpoint; none that the recipe itself gives."""
+    """Fields of the weights' folder that differ from the checkpoint's; none that the recipe itself gives."""
     if model.weights is None or not (checkpoint / MODEL / FILE).is_file():
         return []
     try:
@@ -129,7 +129,7 @@ def other_configuration(field: str, fields: list[str], base: str | None, checkpo
     """The refusal of a base of adapters whose configuration has changed."""
     why = f"gives a base with another configuration ({shown(fields)}) than the one that the adapters in {checkpoint} "
     fix = "restore its config.json, name that base, or train new adapters (--fresh)"
-    return Problem(field, f"{why}were trained beside", fix, base)
+    return Problem(field, f"{why}were trained on", fix, base)
 
 
 def _with(model: ModelConfig, **values: object) -> ModelConfig:
@@ -180,6 +180,6 @@ def _other_parts(now: AdapterPlan, then: AdapterPlan) -> str:
     found = ["layers"] if now.ranks.keys() != then.ranks.keys() else []
     both = [path for path in then.ranks if path in now.ranks]
     scaled = next((path for path in both if now.scaling(path) != then.scaling(path)), None)
-    found += [f"the scale of {scaled} ({now.scaling(scaled):g}, and {then.scaling(scaled):g} there)"] if scaled else []
+    found += [f"the scale of {scaled} ({now.scaling(scaled):g}, not {then.scaling(scaled):g})"] if scaled else []
     found += ["lengths of rows (dora)"] if now.dora != then.dora else []
     return " and ".join(found)

@@ -34,10 +34,10 @@ class TextWriter:
         able = hasattr(self.strategy.module, "generate") and self.tokenizer is not None
         if self.strategy.generates and able:
             return
-        why, fix = "asks for texts, which this model cannot write", "leave the part generation out"
+        why, fix = "generates text, but this model cannot do so", "leave the part generation out"
         if not self.strategy.generates:
-            why = f"asks for texts, which plan {self.strategy.plan.name} cannot write"
-            fix = f"{fix}, or choose a plan without stages"
+            why = f"generates text, but under plan {self.strategy.plan.name} no rank has the whole model"
+            fix = f"{fix}, or choose a plan without pipeline stages"
         raise UserError(Problem("generation", why, fix))
 
     def due(self, number: int, rows: int) -> bool:

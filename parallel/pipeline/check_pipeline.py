@@ -82,7 +82,8 @@ def _check_micro_batches(options: PipelineOptions, ranks: int, micro_batches: in
         f"divide trainer.micro_batch_size by {factor}, or multiply trainer.global_batch_size by {factor}, which makes "
         f"{factor * micro_batches}; or write plan.pipelining.schedule=gpipe, which takes any number"
     )
-    why = f"cuts a step into {micro_batches} micro-batches, but {options.schedule} on {ranks} ranks needs {needs}"
+    cut = "1 micro-batch" if micro_batches == 1 else f"{micro_batches} micro-batches"
+    why = f"cuts a step into {cut}, but {options.schedule} on {ranks} ranks needs {needs}"
     return [Problem("trainer.micro_batch_size", why, fix)]
 
 

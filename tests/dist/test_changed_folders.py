@@ -108,9 +108,9 @@ def test_another_scale_in_the_recipe_is_reported(base: Path, tmp_path: Path, cap
     train(_recipe(base, tmp_path, *LORA))
     with caplog.at_level("WARNING", "trireme.trainer"):
         evaluate(_recipe(base, tmp_path, *LORA), None, False, None)
-        assert "otherwise" not in caplog.text
+        assert "differs from" not in caplog.text
         evaluate(_recipe(base, tmp_path, *LORA[:2], "model.adapter.alpha=16.0"), None, False, None)
-    assert "q_proj (4, and 2 there) otherwise than" in caplog.text
+    assert "q_proj (4, not 2): the recipe's values are used" in caplog.text
 
 
 def test_a_base_of_adapters_with_another_configuration_is_refused(own_base: Path, tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_whole_model_keeps_the_configuration_of_its_checkpoint(
     caplog.clear()
     with caplog.at_level("WARNING", "trireme.trainer"):  # another folder counts, with a warning
         assert evaluate(_recipe(moved, tmp_path / "run"), None, False, None)["eval_loss"] != before
-    assert "model.weights gives rms_norm_eps otherwise than" in caplog.text
+    assert "in rms_norm_eps: model.weights is used" in caplog.text
 
 
 @pytest.mark.parametrize("adapters", [LORA, ()], ids=["adapters", "whole"])
@@ -180,7 +180,7 @@ def test_files_under_another_path_are_no_change(
         if place == "moved":
             shutil.move("first", "moved")
         now = recipe("run", place, f"trainer.stop_at={step}")
-        assert run_notes(now) == [] if step == 1 else "goes on behind" in run_notes(now)[0]
+        assert run_notes(now) == [] if step == 1 else "continues after" in run_notes(now)[0]
         train(now)
     losses = [[line["loss"] for line in training(tmp_path / run)] for run in ("whole", "run")]
     assert losses[0] == losses[1] and len(losses[0]) == 4
@@ -210,7 +210,7 @@ def test_an_adapter_that_has_moved_is_no_change(base: Path, tmp_path: Path) -> N
 
         train(recipe(folder))
         moved = Path(shutil.copytree(folder, tmp_path / f"moved_{key}"))
-        assert "goes on behind" in run_notes(recipe(moved))[0]
+        assert "continues after" in run_notes(recipe(moved))[0]
         train(recipe(moved))
         _change(moved / "adapter_config.json", lora_alpha=64)
         with pytest.raises(UserError, match=rf"changed: {re.escape(key)}\)"):

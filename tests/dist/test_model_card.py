@@ -50,7 +50,7 @@ def test_the_card_of_adapters(tmp_path: Path) -> None:
     card = ModelCard.load(folder / "README.md")
     assert card.data.library_name == "peft" and card.data.pipeline_tag == "text-generation"
     assert {"llama", "lora", "trireme"} <= set(card.data.tags) and card.data.base_model is None  # no name of the hub
-    assert f"Adapters of a `LlamaForCausalLM` (causal lm), trained beside {base} on the task" in card.text
+    assert f"Adapters for a `LlamaForCausalLM` (causal lm), trained on top of {base} on the task" in card.text
     (evaluated,) = (line for line in lines(tmp_path / "mine") if "eval_loss" in line)
     assert f"| loss | {evaluated['eval_loss']:.6g} |" in card.text and "(curve.png)" in card.text
     assert (folder / "curve.png").read_bytes() == b"a picture"

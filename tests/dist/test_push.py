@@ -87,7 +87,7 @@ def test_adapters_have_a_card(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         files = server.files["me/tiny"]
     assert "adapter_config.json" in files and "config.json" not in files
-    assert b"library_name: peft" in files["README.md"] and b"beside random weights" in files["README.md"]
+    assert b"library_name: peft" in files["README.md"] and b"on top of random weights" in files["README.md"]
     assert b"## Training" in files["README.md"] and b"adapter_model.safetensors" not in files["README.md"]
 
 

@@ -57,7 +57,7 @@ def test_a_run_within_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_missing_login_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with pytest.raises(ValueError, match="uri=None is no address of a workspace"):
+    with pytest.raises(ValueError, match="uri=None is not the address of a workspace"):
         AzureML()
     with pytest.raises(UserError, match=r"Azure ML: there is no login of Azure\n  fix: az login"):
         AzureML(uri=f"azureml://eastus.api.azureml.ms/mlflow/v1.0{WORKSPACE}")

@@ -498,17 +498,23 @@ def test_our_own_keep_their_contracts() -> None:
         ("task._target_=mine.broken.OtherHead", "write one of causal_lm"),
         ("task._target_=mine.broken.Shifting", "a run calls it with targets, whose labels are shifted already"),
         ("task._target_=mine.broken.FloatCount", "FloatCount.count returns a float, not a whole number"),
-        ("+collator._target_=mine.broken.DictCollator", "gives dict by a call, not a MicroBatch"),
-        ("+collator._target_=mine.broken.DictOfAnEvaluation", "gives dict by micro_batch, not a MicroBatch"),
+        ("+collator._target_=mine.broken.DictCollator", "gives dict from __call__, not a MicroBatch"),
+        ("+collator._target_=mine.broken.DictOfAnEvaluation", "gives dict from micro_batch, not a MicroBatch"),
         ("+collator._target_=mine.broken.OneMicroBatch", "gives MicroBatch when it is called, not a list of"),
         ("+collator._target_=mine.broken.StepCollator", "gives StepBatch when it is called, not a list of MicroBatch"),
-        ("+collator._target_=mine.broken.Unshifted", "gives labels by a call that stand beside their tokens"),
-        ("+collator._target_=mine.broken.UnshiftedAndMasked", "gives labels by a call that stand beside their tokens"),
-        ("+collator._target_=mine.broken.UnshiftedEvaluation", "labels by micro_batch that stand beside their tokens"),
+        ("+collator._target_=mine.broken.Unshifted", "gives labels from __call__ at the positions of their own"),
+        (
+            "+collator._target_=mine.broken.UnshiftedAndMasked",
+            "gives labels from __call__ at the positions of their own",
+        ),
+        ("+collator._target_=mine.broken.UnshiftedEvaluation", "labels from micro_batch at the positions of their own"),
         ("+collator._target_=mine.broken.FewRows", "rows for 8 samples"),
-        ("+collator._target_=mine.broken.NoPositions", "gives samples that are not 2 positions by a call"),
-        ("+collator._target_=mine.broken.OneRow", "gives w of shape (1,) by a call, not 2 rows"),
-        ("+collator._target_=mine.broken.ShortIntegers", "gives input_ids of torch.int32 by a call, not torch.int64"),
+        ("+collator._target_=mine.broken.NoPositions", "gives samples that are not 2 positions from __call__"),
+        ("+collator._target_=mine.broken.OneRow", "gives w of shape (1,) from __call__, not 2 rows"),
+        (
+            "+collator._target_=mine.broken.ShortIntegers",
+            "gives input_ids of torch.int32 from __call__, not torch.int64",
+        ),
         ("+collator._target_=mine.broken.NoMicroBatch", "NoMicroBatch'\n  has no method micro_batch"),
         (
             "+callbacks.x._target_=mine.broken.BadStart",
@@ -545,7 +551,7 @@ def test_callbacks_may_track_a_best_metric_and_save(broken: Path) -> None:
         ("callbacks.x", "Leaves", "SystemExit: 0 in on_step_end"),
         ("callbacks.x", "RaisesSaving", "KeyError: 'gone' in state_dict"),
         ("optimizer", "RaisesStepping", "KeyError: 'gone' in step"),
-        ("collator", "RaisingCollator", "KeyError: 'gone' in a call"),
+        ("collator", "RaisingCollator", "KeyError: 'gone' in __call__"),
         ("data.source", "RaisingSource", "KeyError: 'gone' in load"),
     ],
 )
@@ -622,8 +628,8 @@ def test_the_traceback_is_shown_with_debug(broken: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("name", "code", "words"),
     [
-        ("RaisingCollator", 1, "raises KeyError: 'gone' in a call"),
-        ("DictCollator", 2, "gives dict by a call, not a MicroBatch"),
+        ("RaisingCollator", 1, "raises KeyError: 'gone' in __call__"),
+        ("DictCollator", 2, "gives dict from __call__, not a MicroBatch"),
     ],
 )
 def test_data_workers_hand_messages_on(

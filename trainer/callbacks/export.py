@@ -57,7 +57,7 @@ class Export(Callback):
         memory: largest memory of the export, in addition to the largest tensor.
         out: folder of the export, replaced once a new export is complete; null takes ``exported`` in the run folder.
         merge: merge adapters into their base; else an adapter run exports its adapters, as peft does.
-        quantize: write linear layers in few bits: nf4, fp4 or int8; adapters are merged into their base before.
+        quantize: how to quantise linear layers (nf4, fp4 or int8); adapters are merged into their base before.
     """
 
     def __init__(

@@ -39,7 +39,7 @@ class Push(Export):
         memory: largest memory of the export, in addition to the largest tensor.
         out: folder of the export that is pushed; null takes ``exported`` in the run folder.
         merge: merge adapters into their base; else an adapter run pushes its adapters, as peft does.
-        quantize: push linear layers in few bits: nf4, fp4 or int8; adapters are merged into their base before.
+        quantize: how to quantise linear layers (nf4, fp4 or int8); adapters are merged into their base before.
         always: push every save, one after the other; else only the newest of those that were made during a push.
     """
 

@@ -88,7 +88,7 @@ def _soundfile() -> Any:
     try:
         import soundfile
     except ImportError:
-        raise UserError(Problem("data", "sounds are read by soundfile, which is not installed", EXTRA)) from None
+        raise UserError(Problem("data", "needs soundfile to read audio, but it is not installed", EXTRA)) from None
     return soundfile
 
 
@@ -108,5 +108,5 @@ def _resampled(samples: np.ndarray, own: int, rate: int) -> np.ndarray:
     try:
         import soxr
     except ImportError:
-        raise UserError(Problem("data", "sounds are resampled by soxr, which is not installed", EXTRA)) from None
+        raise UserError(Problem("data", "needs soxr to resample audio, but it is not installed", EXTRA)) from None
     return soxr.resample(samples, own, rate)

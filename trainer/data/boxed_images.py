@@ -35,7 +35,7 @@ class BoxedImages(Samples):
     def __init__(self, given: Given) -> None:
         self.processor, self.channels = image_processor(given), channels_of(vision_part(given.model))
         if getattr(self.processor, "do_center_crop", None):
-            why = "cuts images, so that boxes would lie elsewhere"
+            why = "crops images (do_center_crop), which would move them under their boxes"
             raise UserError(
                 Problem("data.processor", why, "set do_center_crop to false in its preprocessor_config.json")
             )

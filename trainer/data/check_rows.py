@@ -48,8 +48,7 @@ def row_problems(
     if not reasons:
         return []
     reason, place = reasons[0]
-    cannot = "are not usable" if pairs else "cannot be learnt exactly"
-    why = f"{len(reasons)} of {len(rows)} rows that were looked at {cannot}: {reason} (the first is {place})"
+    why = f"{len(reasons)} of {len(rows)} rows that were checked are not usable: {reason} (the first is {place})"
     fix = f"correct them, or leave them out: {KEY if chats else 'data.samples'}.unusable=leave_out"
     return [Problem(source.key, why, fix)]
 

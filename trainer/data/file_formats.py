@@ -116,7 +116,7 @@ def _take_folder(chosen: ChosenFiles, path: str, folder: Path, format: Format | 
             Problem("data.source.paths", f"holds tables and also text that may not belong to them ({texts})", fix, path)
         )
     elif not taken:
-        why = f"no readable file there (passed over: {listed(passed_over)})" if files else "no file there"
+        why = f"no readable file there (skipped: {listed(passed_over)})" if files else "no file there"
         fix = "name files of a known suffix, or set data.source.format to their format"
         chosen.problems.append(Problem("data.source.paths", why, fix, path))
     chosen.files |= {str(file.absolute()): known for file, known in taken.items()}
@@ -124,7 +124,7 @@ def _take_folder(chosen: ChosenFiles, path: str, folder: Path, format: Format | 
         f"{len(taken)} file(s) from {path}: {listed(file.relative_to(folder).as_posix() for file in taken)}"
     )
     if passed_over:
-        chosen.notes.append(f"{len(passed_over)} file(s) in {path} passed over: {listed(passed_over)}")
+        chosen.notes.append(f"{len(passed_over)} file(s) in {path} skipped: {listed(passed_over)}")
 
 
 def _kept(known: Format | None, format: Format) -> Format | None:

@@ -69,7 +69,7 @@ class LatentCollator(Collator):
                 f"shortest_prefix={self.shortest_prefix} is above longest_prefix={self.longest_prefix}; exchange them"
             )
         if not 0 <= self.prefix_dropout < 1:
-            raise ValueError(f"prefix_dropout={self.prefix_dropout} must be a share from 0 to below 1; use 0 for none")
+            raise ValueError(f"prefix_dropout={self.prefix_dropout} must be at least 0 and below 1; use 0 for none")
 
     def micro_batch(self, samples: Sequence[Sample]) -> MicroBatch:
         """Inputs ``input_ids`` (samples x length, int64), ``attention_mask`` if there is padding, and ``position_ids``

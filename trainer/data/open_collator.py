@@ -104,9 +104,9 @@ class CheckedCollator(Collator):
         """First method that was checked, and the inputs in its result that a model reads."""
 
     def __call__(self, samples: Sequence[Sample]) -> list[MicroBatch]:
-        with component_errors("collator", self.collator, "a call"):
+        with component_errors("collator", self.collator, "__call__"):
             micro_batches = self.collator(samples)
-        if self._first("a call"):
+        if self._first("__call__"):
             self._check_step(micro_batches, len(samples))
         for micro in micro_batches if self.labels else ():
             self._check_labels(micro)
@@ -139,7 +139,7 @@ class CheckedCollator(Collator):
         if not isinstance(micro_batches, list):
             self._refuse(f"gives {type(micro_batches).__name__} when it is called, not a list of MicroBatch")
         for micro in micro_batches:
-            self._check(micro, "a call", self.micro_batch_size)
+            self._check(micro, "__call__", self.micro_batch_size)
         given = sum(micro.rows // micro.per_sample for micro in micro_batches)
         if given != samples:
             self._refuse(f"gives {given} rows for {samples} samples")
@@ -147,28 +147,28 @@ class CheckedCollator(Collator):
     def _check(self, micro: Any, method: str, rows: int) -> None:
         if not isinstance(micro, MicroBatch):
             self._refuse(
-                f"gives {type(micro).__name__} by {method}, not a MicroBatch (inputs, targets, samples, length)"
+                f"gives {type(micro).__name__} from {method}, not a MicroBatch (inputs, targets, samples, length)"
             )
         read = PASSED & micro.inputs.keys()
         first, before = self.read = self.read or (method, read)
         if read != before:  # one serves training, the other evaluations
             shown, had = (", ".join(sorted(names)) or "none of the model's inputs" for names in (read, before))
-            self._refuse(f"gives {shown} by {method}, and {had} by {first}")
+            self._refuse(f"gives {shown} from {method}, but {had} from {first}")
         rows *= micro.per_sample
         for part in ("inputs", "targets"):
             for name, value in getattr(micro, part).items():
                 for leaf in _leaves(value):
                     self._check_rows(leaf, name, method, rows)
         if not isinstance(micro.samples, Tensor) or micro.samples.shape != (rows,):
-            self._refuse(f"gives samples that are not {rows} positions by {method}")
+            self._refuse(f"gives samples that are not {rows} positions from {method}")
         for why in wrong_tokens(micro, method, self.next_tokens):
             self._refuse(why)
 
     def _check_rows(self, value: Any, name: str, method: str, rows: int) -> None:
         if not isinstance(value, Tensor):
-            self._refuse(f"gives {type(value).__name__} as {name} by {method}, not a tensor")
+            self._refuse(f"gives {type(value).__name__} as {name} from {method}, not a tensor")
         elif not value.ndim or len(value) != rows:
-            self._refuse(f"gives {name} of shape {tuple(value.shape)} by {method}, not {rows} rows")
+            self._refuse(f"gives {name} of shape {tuple(value.shape)} from {method}, not {rows} rows")
 
     def _refuse(self, why: str) -> None:
         raise UserError(wrong_collator(self.name, why))

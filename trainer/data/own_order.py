@@ -50,7 +50,7 @@ class OwnOrder:
     def __call__(self, positions: np.ndarray) -> np.ndarray:
         """Dataset indices (int64) at ``positions`` (int64, any shape)."""
         positions = np.asarray(positions, np.int64)
-        with component_errors(ORDER, self.order, "a call"):
+        with component_errors(ORDER, self.order, "__call__"):
             found = np.asarray(self.order(positions))
         if found.shape != positions.shape or found.dtype.kind not in "iu":
             what = f"{found.dtype} of shape {found.shape}"

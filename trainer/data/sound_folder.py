@@ -91,7 +91,7 @@ def _rows(metadata: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             row = parse_json(line)
         except ValueError as error:
-            raise _wrong(metadata, f"line {number} is no JSON: {error}") from None
+            raise _wrong(metadata, f"line {number} is not valid JSON: {error}") from None
         if not isinstance(row, dict):
             raise _wrong(metadata, f"line {number} is no object with columns")
         yield f"line {number}", row

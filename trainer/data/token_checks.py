@@ -29,12 +29,12 @@ def wrong_tokens(micro: MicroBatch, method: str, next_tokens: bool) -> Iterator[
     tokens, labels = micro.inputs.get("input_ids"), micro.targets.get("labels")
     for name, value in (("input_ids", tokens), ("labels", labels)):
         if isinstance(value, Tensor) and value.ndim == 2 and tokens is not None and value.dtype != torch.int64:
-            yield f"gives {name} of {value.dtype} by {method}, not torch.int64"
+            yield f"gives {name} of {value.dtype} from {method}, not torch.int64"
     if isinstance(tokens, Tensor) and tokens.numel() and int(tokens.min()) < 0:
-        yield f"gives the token {int(tokens.min())} by {method}: tokens are counted from 0"
+        yield f"gives the token {int(tokens.min())} from {method}: tokens are counted from 0"
     if next_tokens and isinstance(tokens, Tensor) and isinstance(labels, Tensor) and _unshifted(tokens, labels):
         yield (
-            f"gives labels by {method} that stand beside their tokens; in a micro-batch each stands at "
+            f"gives labels from {method} at the positions of their own tokens; in a micro-batch each stands at "
             "the position that predicts it (trireme.models.loss.next_token_labels shifts them)"
         )
 

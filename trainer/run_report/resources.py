@@ -12,7 +12,7 @@ PARTS = {
     "parameters": "parameters",
     "gradients": "gradients",
     "optimizer": "optimizer state",
-    "gathered": "gathered for a while",
+    "gathered": "gathered temporarily",
     "activations": "activations",
     "logits": "logits",
     "host": "offloaded to the CPU",

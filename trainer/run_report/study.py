@@ -80,7 +80,7 @@ def studies(found: Sequence[Study]) -> Iterator[str]:
         of = f" of {study.name}" if len(found) > 1 else ""
         yield _trials(study.trials, f"Trials{of}")
         images = [_plot(title, svg) for title, svg in study.pictures.items()]
-        yield section("pictures", f"Pictures{of or ' of the study'}", images)
+        yield section("pictures", f"Plots{of or ' of the study'}", images)
 
 
 def _trials(found: Sequence[Mapping[str, Any]], title: str) -> str:

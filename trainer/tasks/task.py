@@ -140,7 +140,7 @@ def share_of_labels(smoothing: float) -> float:
         ValueError: it is no share below 1.
     """
     if not 0 <= smoothing < 1:
-        raise ValueError(f"label_smoothing={smoothing} must be a share from 0 to below 1; 0.1 is usual")
+        raise ValueError(f"label_smoothing={smoothing} must be at least 0 and below 1; 0.1 is usual")
     return smoothing
 
 

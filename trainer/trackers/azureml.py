@@ -32,7 +32,7 @@ class AzureML(MlflowAddress):
     def flaws(self) -> Iterator[str]:
         yield from super().flaws()
         if not (self.server or "").startswith("azureml://"):
-            yield f"uri={self.server} is no address of a workspace; write azureml://..., or set MLFLOW_TRACKING_URI"
+            yield f"uri={self.server} is not the address of a workspace; write azureml://... or set MLFLOW_TRACKING_URI"
 
     def start(self, run: AboutRun) -> str:
         """Begin a run, or go on with that of the job on Azure ML in which this one is started."""

@@ -30,7 +30,7 @@ class Mlflow(MlflowAddress):
     def flaws(self) -> Iterator[str]:
         yield from super().flaws()
         if self.uri is not None and "://" not in self.uri and self.uri != "databricks":
-            yield f"uri={self.uri!r} is no address; write http://HOST:PORT, sqlite:///FILE or another store of MLflow"
+            yield f"uri={self.uri!r} is not an address; write http://HOST:PORT, sqlite:///FILE or another MLflow store"
 
     def login(self) -> None:
         if self.server is not None and self.server.partition(":")[0] in ("sqlite", "file"):

@@ -123,7 +123,7 @@ class Sender:
             return
         self._lines.clear()
         if self._next_try:
-            log.info("%s takes lines again, those that had to wait too", self._tracker.TITLE)
+            log.info("%s accepts lines again, and has got those that were waiting", self._tracker.TITLE)
             self._next_try, self._wait = 0.0, PAUSE
         self._try("what was reported cannot be noted", self._reported.save)
 

@@ -59,7 +59,7 @@ def test_what_is_cut_and_left_out_is_told(capsys: pytest.CaptureFixture[str]) ->
     assert re.search(r"\d+ of \d+ rows have more than data.block_size=24 tokens: they are cut", told)
     assert re.search(r"left out \d+ of \d+ rows without a label", told)
     reason = "since the template leaves out tool_calls of message 2"
-    assert re.search(rf"left out \d+ of \d+ rows that cannot be learnt exactly: \d+ {reason}", told)
+    assert re.search(rf"left out \d+ of \d+ rows that are not usable: \d+ {reason}", told)
 
 
 def test_a_mixture_of_conversations(capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,7 +78,7 @@ def test_a_mixture_of_conversations(capsys: pytest.CaptureFixture[str]) -> None:
         (["data.chat.template=alpaca.jinja"], "never learns the token that ends a turn"),
         (["data.chat.template=missing.jinja"], "cannot be read: No such file"),
         (["data.chat.los=all"], "did you mean data.chat.loss"),
-        (["task=masked_lm"], "this task does not learn the tokens of a text"),
+        (["task=masked_lm"], "this task does not learn to write text"),
         (["data.columns.messages=dialog"], "gives no column dialog"),
         (["data.chat.tools=[no.such]"], "cannot be imported"),
         (

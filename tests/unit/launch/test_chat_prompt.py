@@ -65,7 +65,7 @@ def test_an_answer_ends_with_its_turn() -> None:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        ("{", "holds no JSON"),
+        ("{", "is not valid JSON"),
         ("3", "holds int, not messages"),
         ('[{"content": "a"}]', "is not a conversation: message 1 has no role"),
         ('[{"role": "user"}]', "is not a conversation: message 1 has no content; it has role"),

@@ -92,7 +92,7 @@ GOOD: dict[str, dict[str, Any]] = {
     ("kind", "row", "why"),
     [
         ("chat", {"messages": ["a", "b"]}, "message 1 is str, not a role with a content"),
-        ("chat", {"messages": "a"}, "its messages are a text that is no JSON"),
+        ("chat", {"messages": "a"}, "its messages are a text that is not valid JSON"),
         ("chat", {"messages": {"role": "user"}}, "its messages are dict, not a list"),
         ("chat", {"messages": [{"role": "user", "text": "a"}]}, "message 1 has no content; it has role, text"),
         ("chat", {"messages": [{**ASKED, "content": {"a": 1}}]}, "message 1 has a content that is dict"),
@@ -138,10 +138,7 @@ def test_rows_that_the_template_does_not_take(
     recipe = [str(TINY), "data=chat", f"data.source.paths=[{path}]", "data.tokenizer.vocab_size=300"]
     assert main(["check", *recipe]) == 2
     said = capsys.readouterr().err
-    assert (
-        f"10 of the first 20 rows cannot be learnt exactly: {why}" in said
-        and "(the first is rows.jsonl, line 2)" in said
-    )
+    assert f"10 of the first 20 rows are not usable: {why}" in said and "(the first is rows.jsonl, line 2)" in said
     assert main(["check", *recipe, "data.chat.unusable=leave_out"]) == 0
 
 

@@ -259,7 +259,7 @@ def test_what_an_optimizer_keeps_in_its_groups_is_resumed(tmp_path: Path) -> Non
         (["task._target_=parts.Negative"], "returns -3, and there are no fewer than 0 labels", ("train",)),
         (
             ["+collator._target_=parts.NoTokens"],
-            "gives none of the model's inputs by micro_batch, and input_ids by a call",
+            "gives none of the model's inputs from micro_batch, but input_ids from __call__",
             ("train",),
         ),
     ],

@@ -15,7 +15,7 @@ from trireme.trainer.run_folder import OF_A_RUN, folder_notes, open_run_folder, 
 def test_unknown_files_are_reported_and_never_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("thesis.tex", "b", "c", "d"):
         (tmp_path / name).touch()
-    assert "holds files that are of no run (b, c, d and 1 more)" in folder_notes(tmp_path)[0]
+    assert "holds files that belong to no run (b, c, d and 1 more)" in folder_notes(tmp_path)[0]
     open_run_folder(tmp_path, fresh=False)
     with pytest.raises(UserError, match="holds no run, and --fresh would move"):
         open_run_folder(tmp_path, fresh=True)
@@ -39,7 +39,7 @@ def test_a_check_reports_the_run_that_is_in_the_folder(tmp_path: Path, capsys: p
     few = (*with_few_files([]), "trainer.max_steps=1")
     train(tiny_recipe(tmp_path / "run", *few))
     same = trireme_here(capsys, "check", str(TINY), f"run.dir={tmp_path / 'run'}", *few)
-    assert same.returncode == 0 and "holds this run, which goes on behind step_00000001" in same.stdout
+    assert same.returncode == 0 and "holds this run, which continues after step_00000001" in same.stdout
     assert run_notes(tiny_recipe(tmp_path / "run" / "checkpoints", *few)) == []
     other = trireme_here(capsys, "check", str(TINY), f"run.dir={tmp_path / 'run'}", *few, "optimizer.lr=0.5")
     assert "its folder is taken" in other.stdout and "no problems found" not in other.stdout

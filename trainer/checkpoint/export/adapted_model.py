@@ -178,7 +178,7 @@ class MergedCheckpoint(Source):
     def _other_base(self, then: str | None) -> Problem:
         config = self.adapted.config
         now = f"the weights of {config.weights}" if config.weights else "the random weights of the recipe"
-        why = f"the adapters in {self.path} were trained beside another base ({then or 'random weights of a seed'}): "
+        why = f"the adapters in {self.path} were trained on another base ({then or 'random weights of a seed'}): "
         fix = "restore that base, or name the folder where it is now: --base FOLDER"
         return Problem("--base", f"{why}{now} have other numbers", fix, config.weights)
 

@@ -56,7 +56,7 @@ def _stored_name(name: str, tied: dict[str, str], shapes: dict[str, torch.Size])
 
 
 def _other_base(base: str, why: str) -> Problem:
-    fix = "name the base that they were trained beside; without --base, it is the recipe's"
+    fix = "name the base that they were trained on; without --base, it is the recipe's"
     return Problem("--base", f"is another model than that of the adapters: {why}", fix, base)
 
 

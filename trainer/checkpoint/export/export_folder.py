@@ -66,7 +66,7 @@ class ExportOptions:
     base: str | None = None
     """Folder or hub id of the base of adapters, if it lies elsewhere than the recipe of the run says."""
     quantize: QuantiseOptions | None = None
-    """Write the linear layers in few bits; adapters are merged into their base before."""
+    """Quantise the linear layers; adapters are merged into their base before."""
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -135,10 +135,10 @@ def export_quantised(
     check: Callable[[], None] = lambda: None,
     inputs: Inputs | None = None,
 ) -> Path:
-    """Export whole weights to a hidden folder first, and from there in few bits; see ``export_source``."""
+    """Export whole weights to a hidden folder first, and quantise it from there; see ``export_source``."""
     assert options.quantize is not None
     if options.quantize.method == GPTQ and inputs is None:
-        why = "chooses codes by what the model computes on data, and there is none here"
+        why = "needs data to calibrate on, which only the command trireme export has"
         raise UserError(Problem("quantize", why, "use trireme export --quantize gptq, or nf4", GPTQ))
     whole = target.with_name(f".{target.name}.whole")
     plain = dataclasses.replace(options, quantize=None, merge=True, dtype="fp32")
@@ -258,7 +258,7 @@ def _check_configuration(adapted: AdaptedModel, source: Source) -> None:
         raise UserError(other_configuration("--base", others, config.weights, source.path))
     said = config_values(config) if config.weights is not None else config.config
     if own := [name for name, value in config.config.items() if name != "model_type" and said.get(name) != value]:
-        log.warning("peft needs the base with fields of this run, which %s has otherwise: %s", config.weights, own)
+        log.warning("before peft loads it, set fields of the base %s as in this run's recipe: %s", config.weights, own)
 
 
 @contextmanager

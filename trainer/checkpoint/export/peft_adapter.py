@@ -38,7 +38,7 @@ from ..source import Progress, Source
 from .adapted_model import AdaptedModel, MergedCheckpoint
 from .model_assets import PROCESSORS, copy_processors
 
-OTHER_BASE = "name the base that it was trained beside: --base FOLDER"
+OTHER_BASE = "name the base that it was trained on: --base FOLDER"
 
 
 class PeftAdapter(Source):

@@ -47,7 +47,7 @@ def usable_checkpoint(path: Path, field: str, contents: bool = True) -> Path:
         reason = verify(folder, contents)
         if reason is None:
             for other in here[: here.index(folder)]:
-                log.warning("checkpoint %s is passed over: it was saved with a fault: %s", other, not_finite(other))
+                log.warning("checkpoint %s is skipped, since it was saved with a fault: %s", other, not_finite(other))
             if found := not_finite(folder):
                 log.warning("checkpoint %s was saved with a fault: %s", folder, found)
             return folder

@@ -69,9 +69,9 @@ class ChatConfig:
         if self.loss == "roles" and not self.roles:
             yield "roles=[] is wrong with loss=roles because nothing would be learnt; name some, such as [assistant]"
         if self.roles and self.loss != "roles":
-            yield f"roles={self.roles!r} is of no use with loss={self.loss}; set loss=roles, or leave it out"
+            yield f"roles={self.roles!r} has no effect with loss={self.loss}; set loss=roles, or leave it out"
         if not isinstance(self.template, str | dict | None):
-            yield f"template={self.template!r} is no text; write the template, its file, or several by their names"
+            yield f"template={self.template!r} is not a text; write the template, its file, or several by their names"
         several = self.template if isinstance(self.template, dict) else {"default": ""}
         if not several or not all(isinstance(one, str) for pair in several.items() for one in pair):
             yield f"template={self.template!r} is wrong; write several as {{default: TEXT_OR_FILE, tool_use: ...}}"

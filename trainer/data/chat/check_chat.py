@@ -77,7 +77,7 @@ def _of_rows(encoder: ChatEncoder, key: str, rows: Iterable[tuple[str, Mapping[s
     if not reasons:
         return []
     reason, place = reasons[0]
-    why = f"{len(reasons)} of the first {seen} rows cannot be learnt exactly: {reason} (the first is {place})"
+    why = f"{len(reasons)} of the first {seen} rows are not usable: {reason} (the first is {place})"
     return [Problem(key, why, f"correct them, or leave them out: {KEY}.unusable=leave_out")]
 
 

@@ -129,7 +129,7 @@ def read_json(text: str, what: str) -> Any:
     try:
         value = parse_json(text)
     except ValueError as error:
-        raise ValueError(f"{what} are a text that is no JSON: {error}") from None
+        raise ValueError(f"{what} are a text that is not valid JSON: {error}") from None
     refuse_deep(value, what)
     return value
 

@@ -143,10 +143,10 @@ def _kept(chats: Chats, encoded: Dataset, rows: Dataset, name: str, key: str) ->
         said = reasons_of(reasons, wrong)
         if chat.unusable == "refuse":
             place = int(np.flatnonzero(wrong)[0])
-            why = f"{int(wrong.sum())} of {count} {name} rows cannot be learnt exactly: {said}; row {place + 1} is "
+            why = f"{int(wrong.sum())} of {count} {name} rows are not usable: {said}; row {place + 1} is "
             fix = f"correct them, or leave them out: {KEY}.unusable=leave_out"
             raise UserError(Problem(key, why + short_row(rows[place]), fix))
-        notes.append(f"left out {int(wrong.sum())} of {count} rows that cannot be learnt exactly: {said}")
+        notes.append(f"left out {int(wrong.sum())} of {count} rows that are not usable: {said}")
     long = ~wrong & (numbers["length"] > most)
     if long.any() and chat.too_long == "refuse":
         told = f"{int(long.sum())} of {count} rows have more than data.block_size={most} tokens in the set {name}"
@@ -185,8 +185,8 @@ def _refuse_nothing(chats: Chats, kept: np.ndarray, stopped: np.ndarray, key: st
 
 def no_stop(block_size: int) -> Problem:
     """The refusal of labels without any end-of-turn token: a model trained on them would never stop writing."""
-    why = "never learns the token that ends a turn, so that the model would not stop writing: the template ends no "
-    why += f"turn of the assistant by a special token, or every row is cut before it at data.block_size={block_size}"
+    why = "never learns the token that ends a turn, so that the model would not stop writing: the template ends turns "
+    why += f"of the assistant without a special token, or data.block_size={block_size} cuts every row before that token"
     fix = f"name it as {KEY}.stop_tokens, add it by {KEY}.control_tokens, or end turns by eos_token in {KEY}.template"
     return Problem(KEY, why, fix)
 

@@ -168,8 +168,8 @@ class Turns:
         if not header or header not in tail:
             return len(tail)
         if not tail.endswith(header):
-            why = f"nothing tells where message {number + 1} ends"
-            raise ValueError(f"{why}, behind which the template writes {tail!r}")
+            why = f"the end of message {number + 1} cannot be found"
+            raise ValueError(f"{why}, since the template writes {tail!r} after it")
         return len(tail[: -len(header)].rstrip())
 
     def _stop(self, chat: Chat, start: int, end: int, closes: bool = False) -> Control | None:

@@ -57,7 +57,12 @@ class Pairs(Samples):
         if self.chat is not None and self.chat.loss not in ("assistant", "completions"):
             fix = f"set {KEY}.loss=completions, or leave it out"
             raise UserError(
-                Problem(f"{KEY}.loss", "has no use: of preferences the answers are learnt", fix, self.chat.loss)
+                Problem(
+                    f"{KEY}.loss",
+                    "has no effect: training on preferences always learns from the answers",
+                    fix,
+                    self.chat.loss,
+                )
             )
         self.processor = self._tokenizer(given)
         self.length = self.block_size = given.config.block_size
@@ -156,7 +161,9 @@ def _choices(chat: ChatConfig | None, unusable: str | None, too_long: str | None
     given = {"unusable": (unusable, ("refuse", "leave_out")), "too_long": (too_long, ("cut", "drop", "refuse"))}
     for name, (value, known) in given.items():
         if value is not None and chat is not None:
-            raise UserError(Problem(f"data.samples.{name}", "stands beside data.chat", f"write {KEY}.{name}", value))
+            raise UserError(
+                Problem(f"data.samples.{name}", "cannot be set beside data.chat", f"write {KEY}.{name}", value)
+            )
         if value is not None and value not in known:
             raise UserError(Problem(f"data.samples.{name}", "is not known", f"write {' or '.join(known)}", value))
     return unusable or usual[0], too_long or usual[1]

@@ -34,7 +34,10 @@ for _ in range(2000):
         (answer("", tool_calls=["f"]), "message 2: one of its tool_calls is str"),
         (answer("", tool_calls=5), "message 2: its tool_calls are int, not a list"),
         (answer("a", function_call={"name": "f"}, tool_calls=[CALL]), "message 2 has both function_call and"),
-        ({"role": "function_call", "content": "no JSON"}, "message 2: its function calls are a text that is no JSON"),
+        (
+            {"role": "function_call", "content": "no JSON"},
+            "message 2: its function calls are a text that is not valid JSON",
+        ),
         (answer("a", more=DEEP), "message 2: its values are nested too deeply"),
         (answer("a", weight="0"), "message 2 has weight='0', which is neither 0 nor 1"),
         (answer("a", weight=0.5), "message 2 has weight=0.5"),

@@ -142,19 +142,17 @@ def test_rows_without_labels_are_left_out(opened: Opened) -> None:
 
 def test_unusable_rows_end_the_run_or_are_left_out(opened: Opened) -> None:
     bad = [{"messages": [user(f"a{number}"), {"role": "assistant", "tool_calls": [CALL]}]} for number in range(30)]
-    with pytest.raises(
-        UserError, match=r"rows cannot be learnt exactly: \d+ since the template refuses it[\s\S]*leave_out"
-    ):
+    with pytest.raises(UserError, match=r"rows are not usable: \d+ since the template refuses it[\s\S]*leave_out"):
         opened([*ROWS, *bad])
     corpus = opened([*ROWS, *bad], unusable="leave_out")
     assert len(corpus.train) + len(corpus.held_out) == 60
-    assert "rows that cannot be learnt exactly" in corpus.train.notes[0]
+    assert "rows that are not usable" in corpus.train.notes[0]
 
 
 def test_labels_without_a_stop_are_refused(opened: Opened) -> None:
     with pytest.raises(UserError, match="never learns the token that ends a turn"):
         opened(ROWS, template=TEMPLATES["alpaca_endless"]["template"])
-    with pytest.raises(UserError, match=r"every row is cut before it at data\.block_size=14"):
+    with pytest.raises(UserError, match=r"data\.block_size=14 cuts every row before that token"):
         opened(ROWS, 14)
 
 

@@ -69,7 +69,7 @@ def test_a_call_is_learnt_with_what_closes_it() -> None:
     assert runs(encoder, encoder({"messages": called})) == [" <call>weather</call>", " Two.</s>"]
     marked = LATER.replace("USER: '", "USER: ' + ('!' if m.tool_calls else '')")
     encoder = encoder_of(user_header(marked, CALLS), "</s>")
-    with pytest.raises(ValueError, match=r"nothing tells where message 2 ends, behind which .*USER: !"):
+    with pytest.raises(ValueError, match=r"the end of message 2 cannot be found, since the template writes .*USER: !"):
         encoder({"messages": called})
 
 

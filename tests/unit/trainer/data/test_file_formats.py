@@ -101,7 +101,7 @@ def test_a_folder_of_tables_and_text_is_refused(tmp_path: Path) -> None:
     assert "notes.txt" in refused(tmp_path, tmp_path / "in")
     assert load(tmp_path, tmp_path / "in", format="txt") == ["mine"]
     put(tmp_path / "other/a.bin", "?")
-    assert "passed over: a.bin" in refused(tmp_path, tmp_path / "other")
+    assert "skipped: a.bin" in refused(tmp_path, tmp_path / "other")
 
 
 def test_one_path_may_be_a_string(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_short_samples_are_padded_on_the_left_and_keep_labels_of_their_own() -> 
         ({"longest_prefix": 17}, "longest_prefix=17 is not from 0 to 16"),
         ({"eval_prefix": -1}, "eval_prefix=-1"),
         ({"shortest_prefix": 9, "longest_prefix": 8}, "shortest_prefix=9 is above longest_prefix=8"),
-        ({"prefix_dropout": 1.0}, "prefix_dropout=1.0 must be a share"),
+        ({"prefix_dropout": 1.0}, "prefix_dropout=1.0 must be at least 0 and below 1"),
     ],
 )
 def test_options_that_are_refused(options: dict[str, Any], words: str) -> None:

@@ -42,8 +42,11 @@ def checked(**changes: Callable[[Any], Any]) -> CheckedCollator:
         (lambda batch: tuple(batch), "gives tuple when it is called, not a list of MicroBatch"),
         (lambda batch: StepBatch(batch, 28, 32, [0, 1, 2, 3]), "gives StepBatch when it is called, not a list"),
         (lambda batch: batch[:1], "gives 2 rows for 4 samples"),
-        (lambda batch: [None], "gives NoneType by a call, not a MicroBatch"),
-        (lambda batch: [{"input_ids": one.inputs["input_ids"]} for one in batch], "gives dict by a call, not a MicroB"),
+        (lambda batch: [None], "gives NoneType from __call__, not a MicroBatch"),
+        (
+            lambda batch: [{"input_ids": one.inputs["input_ids"]} for one in batch],
+            "gives dict from __call__, not a MicroB",
+        ),
     ],
 )
 def test_a_wrong_step(step: Callable[[Any], Any], words: str) -> None:
@@ -64,15 +67,18 @@ def labels(change: Callable[[Any], Any]) -> Callable[[MicroBatch], MicroBatch]:
 @pytest.mark.parametrize(
     ("micro", "words"),
     [
-        (lambda batch: [batch], "gives list by micro_batch, not a MicroBatch"),
-        (inputs(lambda tokens: tokens.tolist()), "gives list as input_ids by micro_batch"),
+        (lambda batch: [batch], "gives list from micro_batch, not a MicroBatch"),
+        (inputs(lambda tokens: tokens.tolist()), "gives list as input_ids from micro_batch"),
         (inputs(lambda tokens: tokens.int()), "gives input_ids of torch.int32"),
-        (inputs(lambda tokens: -tokens), "gives the token -8 by micro_batch"),
-        (inputs(lambda tokens: tokens[:1]), "of shape (1, 8) by micro_batch, not 2 rows"),
-        (lambda batch: replace(batch, inputs=batch.inputs | {"weight": 3}), "gives int as weight by micro_batch"),
-        (labels(lambda tokens: tokens[:1]), "gives labels of shape (1, 8) by micro_batch, not 2 rows"),
+        (inputs(lambda tokens: -tokens), "gives the token -8 from micro_batch"),
+        (inputs(lambda tokens: tokens[:1]), "of shape (1, 8) from micro_batch, not 2 rows"),
+        (lambda batch: replace(batch, inputs=batch.inputs | {"weight": 3}), "gives int as weight from micro_batch"),
+        (labels(lambda tokens: tokens[:1]), "gives labels of shape (1, 8) from micro_batch, not 2 rows"),
         (labels(lambda tokens: tokens.int()), "gives labels of torch.int32"),
-        (lambda batch: replace(batch, targets={"labels": batch.inputs["input_ids"]}), "stand beside their tokens"),
+        (
+            lambda batch: replace(batch, targets={"labels": batch.inputs["input_ids"]}),
+            "at the positions of their own tokens",
+        ),
         (lambda batch: replace(batch, samples=batch.samples[:1]), "gives samples that are not 2 positions"),
     ],
 )

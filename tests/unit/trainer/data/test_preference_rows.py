@@ -238,9 +238,9 @@ def test_columns_are_checked_before_anything_is_read(tmp_path: Path) -> None:
     assert check_data(mapped, None, True, Pairs.columns) == []
     (problem,) = check_data(config, None, True, Judged.columns)
     assert "prompt, completion and label, or chosen and rejected" in problem.why
-    with pytest.raises(UserError, match="stands beside"):
+    with pytest.raises(UserError, match="cannot be set beside"):
         corpus_of(PAIRS, tmp_path, DPO(), samples={"too_long": "drop"})
-    with pytest.raises(UserError, match="of preferences the answers are learnt"):
+    with pytest.raises(UserError, match="always learns from the answers"):
         corpus_of(PAIRS, tmp_path, DPO(), chat=ChatConfig(loss="all"))
 
 

@@ -197,7 +197,7 @@ def test_metadata_may_have_a_mark_line_breaks_and_columns_that_rows_lack(tmp_pat
         ("metadata.csv", b"file_name,text\nthree.wav,a\n", "names 'three.wav' as file_name, which is no file there"),
         ("metadata.csv", b'file_name,text\none.wav,"a\n', "cannot be read"),
         ("metadata.jsonl", b'["one.wav"]\n', "line 1 is no object with columns"),
-        ("metadata.jsonl", b'\n{"file_name": \n', "line 2 is no JSON"),
+        ("metadata.jsonl", b'\n{"file_name": \n', "line 2 is not valid JSON"),
         (
             "metadata.jsonl",
             b'{"file_name": "one.wav", "label": 1}\n{"file_name": "two.wav", "label": "a"}\n',

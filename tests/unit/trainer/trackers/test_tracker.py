@@ -98,7 +98,7 @@ def test_lines_wait_for_a_service_that_fails_and_the_failure_is_said_once(run: R
     assert [record.levelname for record in caplog.records] == ["INFO", "WARNING", "INFO"], caplog.text
     assert caplog.messages[0] == "this run reports to Memory"
     assert "Memory cannot be written to, training goes on and lines wait: the service is down" in caplog.text
-    assert "Memory takes lines again" in caplog.text
+    assert "Memory accepts lines again" in caplog.text
 
 
 def test_a_service_that_stays_away_is_given_up_at_the_end(run: Run, caplog: Any) -> None:
