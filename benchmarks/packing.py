@@ -246,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             ratios.append(statistics.median(turn["trireme"][by] / turn[library][by] for turn in turns))
         about = f"fill {turns[0][library]['fill']:.1%} of {turns[0][library]['tokens']:.0f} tokens"
         shown = f"{rates[0]:.0f} useful tokens/s by the clock, {rates[1]:.0f} on the processor, {about}"
-        print(f"{library}: {shown}; trireme has {ratios[0]:.2f} and {ratios[1]:.2f} times as many")
+        print(f"{library}: {shown}; trireme's rates are {ratios[0]:.2f} and {ratios[1]:.2f} times as high")
 
 
 if __name__ == "__main__":

@@ -174,7 +174,7 @@ def row(plan: str, measured: Measured) -> tuple[list[str], float]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--plans", default="single,ddp,fsdp_full_shard", help="comma separated")
-    parser.add_argument("--rounds", type=int, default=6, help="saves of each kind; the first is told apart")
+    parser.add_argument("--rounds", type=int, default=6, help="saves of each kind; the first is shown separately")
     parser.add_argument("--block", type=int, default=8, help="plain steps before each save")
     parser.add_argument("--hidden", type=int, default=768)
     parser.add_argument("--layers", type=int, default=9)

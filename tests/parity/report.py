@@ -39,11 +39,12 @@ DOCS, RESULTS = ROOT / "docs" / "parity.md", ROOT / "docs" / "parity.json"
 ACCUMULATION = (1, 4)
 HEAD = f"""# Parity, measured
 
-Every plan trains decoders ({", ".join(FAMILIES)}), the plans without pipeline or tensor parallelism train a model of
-every other shape, and plans of every kind train adapters beside a frozen base, for {STEPS} steps in fp32 on real gloo
-ranks. Each run is compared with one process that takes a whole batch at once: the loss and the norm of the global
-gradient of every step. A number is the largest relative difference of both over all steps, over accumulation
-{" and ".join(map(str, ACCUMULATION))} (a pipeline takes its fewest micro-batches for 1), over full labels,
+These tables show that a model trains the same under every plan as on one process. Three groups of models are trained
+for {STEPS} steps in fp32 on real gloo ranks: decoders ({", ".join(FAMILIES)}) under every plan, models of other kinds
+(such as encoders and encoder-decoders) under the plans without pipeline or tensor parallelism, and adapters on a frozen
+base under plans of every kind. The one process takes each batch at once. A number is the largest relative difference of
+the loss and of the norm of the global gradient over all steps, with gradient accumulation of
+{" and ".join(map(str, ACCUMULATION))} (a pipeline takes its fewest micro-batches for 1), with full labels,
 uneven labels, and noise (NEFTune and every dropout), on torch {torch.__version__}. All must stay under {TOLERANCE:.0e}.
 An empty cell was not measured. `make parity` makes these tables.
 """

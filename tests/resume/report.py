@@ -62,13 +62,13 @@ ordered pairs of plans are tested, with torch {torch.__version__}. `make resume-
 AdamW's first moments differs by 2.5e-02, one that skips a batch by 8.1e-02.
 """
 BESIDE = f"""
-Adapters go on in the same way. A checkpoint of theirs holds adapters, modules that are trained whole, both moments of
-these, and the identity of the base. LoRA stands beside Llama here, DoRA beside GPT-2 with its tied embedding trained
-whole; every pair of {", ".join(ADAPTED)}: all """
+Runs that train adapters resume in the same way. Their checkpoints hold the adapters, the fully trained modules, both
+moments of AdamW for these, and a digest of the base. Tested are LoRA on Llama, and DoRA on GPT-2 with its tied
+embedding fully trained; every pair of {", ".join(ADAPTED)}: all """
 VARIANTS = ("lora", "dora")
 OTHER = """
-With another global batch after the resume, a run goes on at the right sample. Saved under the plan before it in the
-list, resumed under """
+With another global batch size after the resume, a run continues with the right sample. Each plan in this list resumes
+a run that was saved under the plan before it: """
 
 
 def main(argv: Sequence[str] | None = None) -> int:

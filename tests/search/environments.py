@@ -32,10 +32,11 @@ LIBRARIES = {
 }
 TESTED = {
     "ray": "random draws with ASHA, OptunaSearch, population based training with its exploit step, HyperBand's pauses, "
-    "two ranks, a killed search that goes on",
-    "wandb": "sweeps by the real client with a server on the loopback, for which W&B's library `sweeps` chooses: "
+    "two ranks, a killed search that continues",
+    "wandb": "sweeps by the real client with a local server, which chooses trials by W&B's library `sweeps`: "
     "bayes, grid, random, hyperband",
-    "sigopt": "searches with `sigoptlite`: random draws, Gaussian processes, failures, and one that is gone on with",
+    "sigopt": "searches with `sigoptlite`: random draws, Gaussian processes, failures, and a search that continues "
+    "after an interruption",
     "hydra": "`trireme train -m hydra/sweeper=optuna`: jobs are chosen by the metric of earlier ones",
 }
 ABOUT = """# Search engines, tested

@@ -35,7 +35,7 @@ NEEDS = {
 OWN = ("tensorboard", "wandb")
 TESTED = {
     "tensorboard": "a run, resumed; its event reader",
-    "wandb": "a run, offline and resumed; `wandb sync` to a server on the loopback. A run online, and a refused login",
+    "wandb": "a run, offline and resumed; `wandb sync` to a local server. A run online, and a refused login",
     "mlflow": "a run with the SQLite store, resumed; its client. A run with `mlflow server`; a login, an outage",
     "comet": "a run, offline and resumed; its archives. A refused login",
     "neptune": "a run, offline and resumed; its queue. A missing and a wrong token",
@@ -43,8 +43,8 @@ TESTED = {
     "codecarbon": "a run, offline; its CSV, and the training lines",
     "dvclive": "a run, resumed; its own reader of metrics and parameters",
     "flyte": "a run in a local task; the deck. Outside of a task it is refused",
-    "dagshub": "a run with a server on the loopback that speaks its protocol; a refused token",
-    "azureml": "a run with a server on the loopback (TLS) that speaks its protocol; without a login it is refused",
+    "dagshub": "a run with a local server that speaks its protocol; a refused token",
+    "azureml": "a run with a local server (TLS) that speaks its protocol; without a login it is refused",
     "trackio": "a run, resumed; its own storage. A server without a token is refused",
     "swanlab": "a run, local and resumed; its files. A run offline. Without a key it is refused",
     "aim": "a run, resumed; its own repository",
