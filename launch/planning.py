@@ -340,7 +340,7 @@ def _contradiction(name: str, own: dict[str, Any], changes: dict[str, int]) -> s
             return f"contradicts plan.{key}={value}"
         group = key.partition(".")[0]
         if group in ENGINES and full["data_parallel"] != ENGINES[group]:
-            return f"has no use for plan.{key}"
+            return f"ignores plan.{key}"
         if group == "pipelining" and full["pipeline"] == 1:
-            return f"has no use for plan.{key}"
+            return f"ignores plan.{key}"
     return ""

@@ -56,7 +56,7 @@ class AdapterConfig:
     exclude: list[str] = field(default_factory=list)
     """Layers without an adapter although ``targets`` names them: last parts of their names."""
     modules_to_save: list[str] | None = None
-    """Modules that are trained whole beside the adapters, such as ``[embed_tokens, lm_head]``: last parts of their
+    """Modules that are trained fully, without adapters, such as ``[embed_tokens, lm_head]``: last parts of their
     names. Null takes none, or those of ``path``."""
     dropout: float = 0.0
     """Dropout of the inputs of adapters."""

@@ -64,9 +64,9 @@ def continued_corpus(recipe: RecipeConfig, mesh: Mesh, source: Source | None, au
     if automatic:
         on_main(mesh, lambda: _refuse(problems))
     for problem in problems:
-        log.warning("%s %s: the run goes on with what is there now", problem.field, problem.why)
+        log.warning("%s %s: the run continues with the present data", problem.field, problem.why)
     if recipe.model.adapter is None and saved.get("weights") not in (None, weights_print(recipe.model)):
-        log.info("model.weights has changed since the run began, which goes on with the checkpoint's weights")
+        log.info("model.weights has changed since the run began: it continues with the checkpoint's weights")
     return corpus
 
 

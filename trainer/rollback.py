@@ -45,7 +45,10 @@ def roll_back(trainer: Trainer) -> Path:
     trainer.state.samples, trainer.state.data = samples, position
     trainer.extra_metrics.clear()
     log.warning(
-        "back from step %d to step %d; training goes on with sample %d of the stream", left, trainer.state.step, samples
+        "went back from step %d to step %d; training continues with sample %d of the stream",
+        left,
+        trainer.state.step,
+        samples,
     )
     trainer.history.lines = [line for line in trainer.history.lines if line["step"] <= trainer.state.step]
     trainer.emit("on_train_begin")

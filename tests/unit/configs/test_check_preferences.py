@@ -37,11 +37,15 @@ def test_recipes_are_accepted_and_random_references_are_warned_of(
     [
         (["task=dpo"], "judged", ("data.source", "no column chosen", "data.columns.chosen=COLUMN")),
         (["task=causal_lm"], "pairs", ("data.source", "none of the columns of a chat")),
-        (["task=dpo", "task.reference=adapter_off"], "pairs", ("task.reference", "the model has none", "adapter=lora")),
+        (
+            ["task=dpo", "task.reference=adapter_off"],
+            "pairs",
+            ("task.reference", "model.adapter is null", "adapter=lora"),
+        ),
         (
             ["task=dpo", "adapter=lora", "model.adapter.modules_to_save=[lm_head]", "task.reference=adapter_off"],
             "pairs",
-            ("task.reference", "trained whole"),
+            ("task.reference", "fully trained modules"),
         ),
         (["task=dpo", "task.reference=none"], "pairs", ("task.reference", "adapter_off")),
         (["task=dpo", "task.beta=0"], "pairs", ("task.beta", "above 0")),

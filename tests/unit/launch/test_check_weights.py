@@ -80,7 +80,7 @@ def test_a_tokenizer_larger_than_the_embedding(check, base: Path, tmp_path: Path
         (["model.weights={base}/../runs/one"], ["has no config.json", "trireme export"]),
         (["model.weights='{long}'"], ["model.weights", "no folder or file of this name"]),
         (["model.weights={base}", "model.config.hidden_act=sillu"], ["model.config.hidden_act", "did you mean silu"]),
-        (["model.weights={base}", "model.revision=main"], ["model.revision = 'main'", "of no use"]),
+        (["model.weights={base}", "model.revision=main"], ["model.revision = 'main'", "has no effect"]),
         (["model.weights={base}", "model.family=gpt2"], ["model.family = 'gpt2'", "model.family=llama"]),
         (["model.weights={base}", "model.family=qwen3"], ["model.family = 'qwen3'", "is not supported"]),
         (["model.weights={base}", "data.tokenizer.path=gpt2"], ["data.tokenizer.path = 'gpt2'", "no folder"]),

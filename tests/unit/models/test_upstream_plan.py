@@ -39,8 +39,8 @@ def test_outputs_that_transformers_gathers_are_gathered() -> None:
     ("model_type", "fields", "words"),
     [
         ("mamba", {}, "has no tensor plan in transformers"),
-        ("mixtral", {}, "in the style"),
-        ("cohere", {"use_qk_norm": True}, "does not say how to split it"),
+        ("mixtral", {}, "in an unsupported style"),
+        ("cohere", {"use_qk_norm": True}, "does not say how to split self_attn.q_norm"),
     ],
 )
 def test_what_is_not_understood_is_refused_by_name(model_type: str, fields: dict[str, Any], words: str) -> None:

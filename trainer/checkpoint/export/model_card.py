@@ -148,7 +148,7 @@ def _of_adapters(card: CardFacts) -> Iterator[tuple[str, str]]:
             yield "rank", ", ".join(map(str, ranks))
             yield "alpha", ", ".join(f"{alpha:g}" for alpha in alphas)
         if card.plan.saved:
-            yield "trained whole", ", ".join(card.plan.saved)
+            yield "fully trained modules", ", ".join(card.plan.saved)
 
 
 def _variant(plan: AdapterPlan) -> str:
