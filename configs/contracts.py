@@ -97,7 +97,7 @@ def _named_parts(cls: type) -> Iterator[Problem]:
     samples, collator = getattr(cls, "samples", None), getattr(cls, "collator", None)
     for name, path in (("samples", samples), ("collator", collator)):
         if path is not None and (not isinstance(path, str) or "." not in path):
-            why = f"has {name} = {path!r}, which is no dotted path of a class"
+            why = f"has {name} = {path!r}, which is not a dotted path of a class"
             yield Problem("task", f"{cls.__qualname__} {why}", f'write it as "mine.module.Name"; {PAGE}')
         elif path is not None and not path.startswith("trireme."):  # those of trireme need torch, and keep the contract
             yield from _of_own_samples(path) if name == "samples" else _of_own_collator(path)

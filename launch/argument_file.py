@@ -42,7 +42,7 @@ def read_arguments(path: Path, field: str = "FILE") -> dict[str, Any]:
     except ValueError as error:  # a day that no calendar has, brackets of JSON without end
         raise UserError(Problem(str(path), f"cannot be read: {error}", "correct it")) from None
     if not isinstance(read, dict) or not all(isinstance(name, str) for name in read):
-        raise UserError(Problem(field, "is no mapping of arguments by name", fix, str(path)))
+        raise UserError(Problem(field, "is not a mapping of arguments by name", fix, str(path)))
     if not read:
         raise UserError(Problem(field, "has no arguments", fix, str(path)))
     if problems := [*unreadable(read), *_infinite(read)]:

@@ -89,7 +89,8 @@ def _taken(name: str, value: Any, given: Mapping[str, Any]) -> Iterator[tuple[st
         raise ValueError(f"{why}; {fix}")
     elif name not in (*ALWAYS, "xla"):
         near = nearest_key(name, [*OWN, *SWITCHES], KEY, [])
-        raise ValueError(f"is no option of FSDP; {f'did you mean {near}?' if near else 'see trireme keys plan.fsdp'}")
+        hint = f"did you mean {near}?" if near else "see trireme keys plan.fsdp"
+        raise ValueError(f"is not an option of FSDP; {hint}")
 
 
 def _reshards(value: Any) -> bool:

@@ -81,7 +81,7 @@ def page_file(given: str, option: str) -> Path:
         why = f"is there already and cannot be read: {error.strerror or error}"
         raise UserError(Problem(option, why, f"choose another name, such as {PAGE}", given)) from None
     if there and not there.startswith((b"<!doctype html", b"<html")):
-        why = "is there already and is no page, so it would be lost"
+        why = "is there already and is not a page, so it would be lost"
         raise UserError(Problem(option, why, f"choose another name, such as {PAGE}", given))
     return out
 

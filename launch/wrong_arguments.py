@@ -72,7 +72,7 @@ def _unknown_option(name: str, value: str, parser: argparse.ArgumentParser) -> P
         fix = f"did you mean {near}?"
     elif takes_keys and name.startswith("--") and (other := find(name)):
         fix = other.fix(value or None)
-    return Problem(name, f"is no option of {parser.prog}", fix, value or None)
+    return Problem(name, f"is not an option of {parser.prog}", fix, value or None)
 
 
 def _wrong_value(name: str, why: str, parser: argparse.ArgumentParser) -> Problem:

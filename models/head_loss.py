@@ -198,7 +198,7 @@ def _refusal(model: PreTrainedModel, family: ModelFamily, ask: Ask | None) -> st
         return f"is not possible, since {family.title} has {len(heads) or 'no'} heads over tokens"
     path, head = heads[0]
     if not isinstance(head, nn.Linear) or type(head).forward is not nn.Linear.forward:
-        return f"is not possible, since the head {path} is a {type(head).__name__}, which is no plain linear layer"
+        return f"is not possible, since the head {path} is a {type(head).__name__}, which is not a plain linear layer"
     if adapter_in(head) is not None:
         return f"is not possible, since the head {path} has an adapter"
     return ""

@@ -265,7 +265,7 @@ def own_class(model: ModelConfig) -> Any:
     found = _located("architecture", str(model.architecture))
     if not inspect.isclass(found) or not hasattr(found, "base_model_prefix"):
         raise ValueError(
-            f"architecture={model.architecture!r} is no PreTrainedModel of transformers; derive it from that, and "
+            f"architecture={model.architecture!r} is not a PreTrainedModel of transformers; derive it from that, and "
             "set config_class"
         )
     if not hasattr(getattr(found, "config_class", None), "model_type"):

@@ -26,7 +26,7 @@ class CallbackList(dict[str, Callback]):
             raise ValueError(f"there is a callback {name} already; remove it first, or choose another name")
         if not isinstance(callback, Callback):
             base = f"{Callback.__module__}.{Callback.__qualname__}"
-            raise TypeError(f"{type(callback).__name__} is no callback; derive it from {base}")
+            raise TypeError(f"{type(callback).__name__} is not a callback; derive it from {base}")
         self[name] = callback
 
     def remove(self, name: str) -> Callback:

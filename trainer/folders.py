@@ -71,7 +71,7 @@ def check_new_file(given: str | os.PathLike[str], field: str, example: str) -> P
     elif path.is_dir() or text.endswith("/"):
         why, fix = "is a folder", f"write a file: {path / example}"
     elif os.path.lexists(path) and not path.is_file():
-        why = "is there already and is no plain file"
+        why = "is there already and is not a plain file"
     else:
         why, fix = folder_problem(path.parent), "give another file, in a folder that can be written"
         if not why and path.is_file() and not os.access(path, os.W_OK):

@@ -60,7 +60,7 @@ class GenerationConfig:
                 yield f"{name}={value} is wrong because it counts tokens; use 0 or more"
         for name in self.scores:
             if name not in SCORES:
-                yield f"scores={name!r} is no score; use some of {', '.join(SCORES)}"
+                yield f"scores={name!r} is not a score; use some of {', '.join(SCORES)}"
             elif (package := SCORES[name].package) and importlib.util.find_spec(package) is None:
                 yield f"scores={name!r} needs {package}, which is not installed; pip install 'trireme-train[metrics]'"
 

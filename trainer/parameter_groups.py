@@ -140,7 +140,7 @@ class OwnOptions:
         """
         known = sorted(known)
         if unknown := sorted(set(options) - set(known)):
-            why = f"gives {', '.join(unknown)}, which is no option of the optimizer; it has {', '.join(known)}"
+            why = f"gives {', '.join(unknown)}, which is not an option of the optimizer; it has {', '.join(known)}"
             raise UserError(self._wrong(why))
 
     def problems(self, named: Iterable[tuple[str, Sequence[int]]]) -> list[Problem]:

@@ -30,7 +30,7 @@ def check_out(out: str) -> None:
     path = check_new_file(out, "--out", "predictions.jsonl")
     if path.suffix not in SUFFIXES:
         fix = f"end it with {' or '.join(SUFFIXES)}"
-        raise UserError(Problem("--out", "is no kind of file that predictions are written to", fix, out))
+        raise UserError(Problem("--out", "is not a kind of file that predictions are written to", fix, out))
     if path.is_file() and not _may_be_replaced(path):
         raise UserError(Problem("--out", "is there already, and does not hold predictions", "give another file", out))
 

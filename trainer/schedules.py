@@ -156,7 +156,7 @@ def _own(config: ScheduleConfig, warmup: int, max_steps: int) -> Schedule:
     def factor(step: int) -> float:
         value = _called(component, lambda: made(step), made)
         if isinstance(value, bool | str) or not hasattr(value, "__float__"):
-            raise _no_schedule(component, f"gives {value!r} at step {step}, which is no number")
+            raise _no_schedule(component, f"gives {value!r} at step {step}, which is not a number")
         return float(value)
 
     return factor

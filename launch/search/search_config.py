@@ -106,7 +106,7 @@ class SearchConfig:
         except Exception:  # the check of components says it
             return
         if not (isinstance(cls, type) and issubclass(cls, Engine)):
-            yield f"engine is no class of {Engine.__module__}.Engine; derive it from that"
+            yield f"engine is not a class of {Engine.__module__}.Engine; derive it from that"
         elif missing := cls.missing():
             yield f"engine {missing}"
         else:

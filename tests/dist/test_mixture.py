@@ -213,8 +213,8 @@ def test_columns_of_rows_are_checked(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["check", str(recipe)]) == 0, capsys.readouterr().err
     for override, *said in (
         ("data.sources.reviews.columns.label=starz", "data.sources.reviews.source", "no column starz", "body, stars"),
-        ("data.sources.posts.columns={txt: text}", "data.sources.posts.columns.txt", "no column that the task uses"),
-        ("data.columns={txt: text}", "data.columns.txt", "no column that the task uses"),
+        ("data.sources.posts.columns={txt: text}", "data.sources.posts.columns.txt", "not a column that the task uses"),
+        ("data.columns={txt: text}", "data.columns.txt", "not a column that the task uses"),
         ("data.columns.text=words", "data.sources.posts.source", "data.sources.posts.columns.text=COLUMN"),
     ):
         assert main(["check", str(recipe), override]) == 2

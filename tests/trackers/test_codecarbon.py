@@ -23,5 +23,5 @@ def test_energy_of_a_resumed_run(tmp_path: Path) -> None:
 
 
 def test_an_unknown_country_is_refused() -> None:
-    with pytest.raises(ValueError, match="country='Germany' is no ISO code of three letters"):
+    with pytest.raises(ValueError, match="country='Germany' is not an ISO code of three letters"):
         CodeCarbon(country="Germany")

@@ -56,7 +56,7 @@ def test_a_resumed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_token_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="repo=None is no repository; write owner/name"):
+    with pytest.raises(ValueError, match="repo=None is not a repository; write owner/name"):
         DagsHub()
     with dagshub() as server:
         told(monkeypatch, server, "wrong")

@@ -57,5 +57,5 @@ def test_tokens_that_are_missing_or_wrong(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(UserError, match="Neptune: there is no token"):
         Neptune(project="me/sea")
     monkeypatch.setenv("NEPTUNE_API_TOKEN", "nonsense")
-    with pytest.raises(UserError, match="is no token of Neptune"):
+    with pytest.raises(UserError, match="is not a token of Neptune"):
         Neptune(project="me/sea")

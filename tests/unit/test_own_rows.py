@@ -187,7 +187,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     [
         ("task._target_=mine.broken.BadHead", "names the head tagging, which no model has"),
         ("task._target_=mine.broken.NoSuchSamples", "names samples that cannot be imported"),
-        ("task._target_=mine.broken.NoPath", "which is no dotted path of a class"),
+        ("task._target_=mine.broken.NoPath", "which is not a dotted path of a class"),
         ("task._target_=mine.broken.NoSuchCollator", "names a collator that cannot be imported"),
         ("task._target_=mine.broken.RecordsWithoutArguments", "write def records(self, outputs, targets)"),
         ("task._target_=mine.broken.NoRecordMetrics", "has scores_records = True, but no record_metrics"),
@@ -211,7 +211,7 @@ def test_a_check_finds_wrong_tasks_and_sources(
         ("NoColumns", "has columns = ['words']; name them as"),
         ("NoSample", "has sample(self), which is called as sample(self, row)"),
         ("NoGiven", "which is called as __init__(self, given)"),
-        ("NotSamples", "is no class that derives from trireme.trainer.data.samples.Samples"),
+        ("NotSamples", "is not a class that derives from trireme.trainer.data.samples.Samples"),
     ],
 )
 def test_samples_that_a_check_refuses(

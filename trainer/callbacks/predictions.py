@@ -29,7 +29,7 @@ class Predictions(Callback):
 
     def __init__(self, file: str = "predictions.jsonl", of: str = HELD_OUT, limit: int | None = None) -> None:
         if Path(file).suffix not in SUFFIXES or Path(file).name != file:
-            raise ValueError(f"file={file!r} is no name that ends in {' or '.join(SUFFIXES)}; use predictions.jsonl")
+            raise ValueError(f"file={file!r} is not a name that ends in {' or '.join(SUFFIXES)}; use predictions.jsonl")
         if limit is not None and limit < 1:
             raise ValueError(f"limit={limit} is below 1; give a number of samples, or null for all")
         self.file, self.of, self.limit = file, of, limit

@@ -56,7 +56,7 @@ class SynthesisedSpeech:
         for name in ("speeds", "pitches"):
             values = getattr(self, name)
             if len(values) != 2 or values[0] > values[1]:
-                found.append(f"{name}={values} is no pair of a least and a greatest value; write two numbers")
+                found.append(f"{name}={values} is not a pair of a least and a greatest value; write two numbers")
         return found
 
     def rows(self, cache_dir: str) -> Dataset:

@@ -102,7 +102,7 @@ def catalogue(path: Path) -> Iterator[tuple[str, str]]:
             raise ValueError("it does not begin as one")
         strings = [list(_strings(content, order, count, table)) for table in (sources, targets)]
     except (struct.error, ValueError) as error:
-        why = f"is no gettext catalogue: {error}"
+        why = f"is not a gettext catalogue: {error}"
         raise UserError(Problem("data.source.roots", why, "leave this file out", str(path))) from None
     for source, target in zip(*strings, strict=True):
         source = source.rpartition(b"\x04")[2]  # a context may stand before a message

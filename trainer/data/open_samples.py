@@ -37,7 +37,7 @@ def open_samples(path: str, options: Mapping[str, Any]) -> type[Samples]:
     known = list(inspect.signature(found).parameters)[1:]
     unknown = [option for option in options if option not in known]
     if unknown:
-        why, fix = f"is no option of {found.__name__}", f"its options are {', '.join(known) or 'none'}"
+        why, fix = f"is not an option of {found.__name__}", f"its options are {', '.join(known) or 'none'}"
         raise UserError(*(Problem(f"data.samples.{option}", why, fix, options[option]) for option in unknown))
     return found
 
@@ -56,7 +56,7 @@ def samples_problems(path: str) -> list[Problem]:
 def _flaws(found: Any) -> Iterator[str]:
     """Reasons why a class cannot be used as ``Samples``, as clauses."""
     if not isinstance(found, type) or not issubclass(found, Samples):
-        yield "is no class that derives from trireme.trainer.data.samples.Samples"
+        yield "is not a class that derives from trireme.trainer.data.samples.Samples"
         return
     columns = getattr(found, "columns", None)
     if not isinstance(columns, dict) or not columns or not all(isinstance(need, bool) for need in columns.values()):

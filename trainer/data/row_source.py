@@ -169,5 +169,5 @@ class RowSource(DocumentSource):
         return Problem(self.key, why, fix, self.name)
 
     def _no_such_role(self, name: str, wanted: Mapping[str, bool]) -> Problem:
-        why = f"is no column that the task uses; it uses {', '.join(wanted)}"
+        why = f"is not a column that the task uses; it uses {', '.join(wanted)}"
         return Problem(f"{COLUMNS}.{name}", why, "write it as NAME_IN_THE_TASK: COLUMN_OF_THE_SOURCE")

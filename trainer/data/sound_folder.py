@@ -93,7 +93,7 @@ def _rows(metadata: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         except ValueError as error:
             raise _wrong(metadata, f"line {number} is not valid JSON: {error}") from None
         if not isinstance(row, dict):
-            raise _wrong(metadata, f"line {number} is no object with columns")
+            raise _wrong(metadata, f"line {number} is not an object with columns")
         yield f"line {number}", row
 
 
@@ -118,7 +118,7 @@ def _placed(metadata: Path, place: str, row: dict[str, Any]) -> tuple[Path, dict
     name = row.pop(NAME)
     file = metadata.parent / str(name)
     if not name or not file.is_file():
-        raise _wrong(metadata, f"{place} names {name!r} as {NAME}, which is no file there")
+        raise _wrong(metadata, f"{place} names {name!r} as {NAME}, which is not a file there")
     return file, row
 
 

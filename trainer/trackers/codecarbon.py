@@ -45,7 +45,7 @@ class CodeCarbon(Tracker):
     def flaws(self) -> Iterator[str]:
         yield from super().flaws()
         if self.country is not None and not (len(self.country) == 3 and self.country.isalpha()):
-            yield f"country={self.country!r} is no ISO code of three letters; write one, such as DEU"
+            yield f"country={self.country!r} is not an ISO code of three letters; write one, such as DEU"
 
     def start(self, run: AboutRun) -> str:
         library = self.module()

@@ -38,7 +38,7 @@ class DagsHub(MlflowProtocol):
     def flaws(self) -> Iterator[str]:
         yield from super().flaws()
         if self.repo is None or self.repo.count("/") != 1:
-            yield f"repo={self.repo} is no repository; write owner/name"
+            yield f"repo={self.repo} is not a repository; write owner/name"
 
     @property
     def server(self) -> str | None:

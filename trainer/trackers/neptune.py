@@ -49,7 +49,7 @@ class Neptune(OfflineMode):
         try:
             json.loads(base64.b64decode(token))["api_address"]
         except (ValueError, KeyError):
-            raise NoLogin("NEPTUNE_API_TOKEN is no token of Neptune", fix) from None
+            raise NoLogin("NEPTUNE_API_TOKEN is not a token of Neptune", fix) from None
         try:
             self.module().init_project(project=self.project, mode="read-only").stop()
         except self.module("neptune.exceptions").NeptuneException as error:

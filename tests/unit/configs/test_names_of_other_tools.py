@@ -183,7 +183,7 @@ def test_options_under_names_of_other_tools_are_answered(capsys: pytest.CaptureF
         "--bf16": "write plan.precision=bf16",
         "--nprocs = '2'": "did you mean --nproc?",
     }.items():
-        assert f"{option}\n     is no option of trireme train\n     fix: {fix}\n" in said, said
+        assert f"{option}\n     is not an option of trireme train\n     fix: {fix}\n" in said, said
 
 
 def test_a_false_switch_is_left_out() -> None:

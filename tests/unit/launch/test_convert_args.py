@@ -426,9 +426,9 @@ def test_preferences_of_axolotl_and_of_trl(tmp_path: Path) -> None:
     ("content", "words"),
     [
         ("", "is empty"),
-        ("- a\n- b\n", "is no mapping"),
+        ("- a\n- b\n", "is not a mapping"),
         ("{}", "has no arguments"),
-        ("1: 2", "is no mapping"),
+        ("1: 2", "is not a mapping"),
     ],
 )
 def test_what_is_no_file_of_arguments_is_refused(

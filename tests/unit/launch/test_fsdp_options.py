@@ -92,7 +92,7 @@ def test_a_file_is_read_into_the_recipe(name: str, tmp_path: Path) -> None:
     [
         (None, ("cannot be read", "No such file")),
         ("{", ("is not JSON",)),
-        ("[]", ("plan.fsdp", "is no mapping")),
+        ("[]", ("plan.fsdp", "is not a mapping")),
         ('{"offload": true, "offload": false}', ("offload", "is given twice")),
         ('{"cpu_offload": "perhaps", "xla": true}', ("f.json: cpu_offload", "f.json: xla")),
         ('{"min_num_params": -3}', ("plan.fsdp.min_num_params",)),

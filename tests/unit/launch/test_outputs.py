@@ -70,8 +70,8 @@ def test_a_file_is_wanted(
     out, why = {
         "folder": (tmp_path / f"folder_{name}", "is a folder"),
         "slash": (f"{tmp_path}/new/", "is a folder"),
-        "device": ("/dev/null", "is no plain file"),
-        "link": (tmp_path / f"link_{name}", "is no plain file"),
+        "device": ("/dev/null", "is not a plain file"),
+        "link": (tmp_path / f"link_{name}", "is not a plain file"),
     }[kind]
     refused(trireme_here(capsys, *_words(command, places, out)), field, why)
     assert not Path("/dev/null").is_file()

@@ -69,7 +69,7 @@ LACKS = {
     "hyperband": ((WANDB,), {"arguments": {"early_terminate": {"type": "median"}}}, "must have the type hyperband"),
     "whole logarithm": ((SIGOPT,), {"space": {"a.b": {"low": 1, "high": 8, "log": True}}}, "space.a.b .log is for"),
     "one choice": ((SIGOPT,), {"space": {"a.b": [1]}}, "space.a.b has one choice"),
-    "no engine": (("collections.OrderedDict",), {}, "engine is no class of"),
+    "no engine": (("collections.OrderedDict",), {}, "engine is not a class of"),
 }
 
 

@@ -253,7 +253,7 @@ def test_images_with_captions(folder: Path, capsys: pytest.CaptureFixture[str]) 
 def test_a_file_that_is_no_page_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mine = tmp_path / "mine.yaml"
     mine.write_text("a: 1\n")
-    refused(trireme_here(capsys, "data", str(TINY), "--html", str(mine)), "--html", "is no page")
+    refused(trireme_here(capsys, "data", str(TINY), "--html", str(mine)), "--html", "is not a page")
     refused(trireme_here(capsys, "data", str(TINY), "--html", str(tmp_path)), "--html", "is a folder")
     assert mine.read_text() == "a: 1\n"
 

@@ -289,7 +289,7 @@ def test_bad_input_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[
     recipe, blank = tmp_path / "mine.yaml", tmp_path / "blank.html"
     recipe.write_text("seed: 3\n")
     blank.touch()
-    refused(report_of(whole, "--out", str(recipe)), "--out", "is no page")
+    refused(report_of(whole, "--out", str(recipe)), "--out", "is not a page")
     assert recipe.read_text() == "seed: 3\n"
     assert [report_of(whole, "--out", str(blank)).returncode for _ in range(2)] == [0, 0]
     assert "Traceback" not in trireme_here(capsys, "report", str(tmp_path / "whole" / "metrics.jsonl")).stderr

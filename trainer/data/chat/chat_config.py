@@ -77,8 +77,8 @@ class ChatConfig:
             yield f"template={self.template!r} is wrong; write several as {{default: TEXT_OR_FILE, tool_use: ...}}"
         for tool in self.tools:
             if not isinstance(tool, str | dict):
-                yield f"tools={tool!r} is no tool; write a JSON schema, or the dotted path of a function"
+                yield f"tools={tool!r} is not a tool; write a JSON schema, or the dotted path of a function"
         try:
             datetime.date.fromisoformat(self.date)
         except ValueError:
-            yield f"date={self.date!r} is no day; write it as 2026-01-31"
+            yield f"date={self.date!r} is not a day; write it as 2026-01-31"

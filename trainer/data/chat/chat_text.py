@@ -205,4 +205,4 @@ def check_syntax(template: str, field: str) -> None:
         tracing_template(template)
     except TemplateError as error:
         line = f" (line {error.lineno})" if getattr(error, "lineno", None) else ""  # type: ignore[attr-defined]
-        raise UserError(Problem(field, f"is no Jinja template: {error}{line}", "correct it")) from error
+        raise UserError(Problem(field, f"is not a Jinja template: {error}{line}", "correct it")) from error

@@ -55,7 +55,7 @@ class Encoder:
     def _id(self, token: str) -> int:
         number = self.tokenizer.convert_tokens_to_ids(token)
         if number is None or number == self.tokenizer.unk_token_id:
-            why, fix = "is no token of the tokenizer", f"correct it, or add it: {KEY}.control_tokens"
+            why, fix = "is not a token of the tokenizer", f"correct it, or add it: {KEY}.control_tokens"
             raise UserError(Problem(f"{KEY}.stop_tokens", why, fix, token))
         return number
 

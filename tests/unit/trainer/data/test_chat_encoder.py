@@ -246,10 +246,10 @@ def test_named_templates_are_listed_with_their_tokens() -> None:
 @pytest.mark.parametrize(
     ("options", "field", "why"),
     [
-        ({"template": "{% for %}"}, "data.chat.template", "is no Jinja template"),
+        ({"template": "{% for %}"}, "data.chat.template", "is not a Jinja template"),
         ({"template": "missing.jinja"}, "data.chat.template", "cannot be read: No such file"),
         ({"template_name": "rag", "template": {"default": CHATML}}, "data.chat.template_name", "no such template"),
-        ({"stop_tokens": ["<none>"], "template": CHATML}, "data.chat.stop_tokens", "is no token of the tokenizer"),
+        ({"stop_tokens": ["<none>"], "template": CHATML}, "data.chat.stop_tokens", "is not a token of the tokenizer"),
         ({"template": TEMPLATES["alpaca_endless"]["template"]}, "data.chat", "never learns the token that ends a turn"),
         ({"tools": ["no.such"], "template": CHATML}, "data.chat.tools", "cannot be imported"),
     ],
@@ -266,8 +266,8 @@ def test_recipes_that_are_refused_without_data(options: dict[str, Any], field: s
         ({"roles": ["user"]}, "has no effect with loss=assistant"),
         ({"template": 3}, "is not a text"),
         ({"template": {}}, "write several as"),
-        ({"tools": [3]}, "is no tool"),
-        ({"date": "today"}, "is no day"),
+        ({"tools": [3]}, "is not a tool"),
+        ({"date": "today"}, "is not a day"),
     ],
 )
 def test_options_that_are_refused(options: dict[str, Any], why: str) -> None:

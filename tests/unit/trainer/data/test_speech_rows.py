@@ -194,9 +194,9 @@ def test_metadata_may_have_a_mark_line_breaks_and_columns_that_rows_lack(tmp_pat
         ("metadata.csv", b"file_name,text\none.wav\n", "line 2 has 1 cells, and the header has 2"),
         ("metadata.csv", b"name,text\none.wav,a\n", "has no column file_name; it has name, text"),
         ("metadata.csv", b"file_name,text\none.wav,\xff\n", "cannot be read as UTF-8"),
-        ("metadata.csv", b"file_name,text\nthree.wav,a\n", "names 'three.wav' as file_name, which is no file there"),
+        ("metadata.csv", b"file_name,text\nthree.wav,a\n", "names 'three.wav' as file_name, which is not a file there"),
         ("metadata.csv", b'file_name,text\none.wav,"a\n', "cannot be read"),
-        ("metadata.jsonl", b'["one.wav"]\n', "line 1 is no object with columns"),
+        ("metadata.jsonl", b'["one.wav"]\n', "line 1 is not an object with columns"),
         ("metadata.jsonl", b'\n{"file_name": \n', "line 2 is not valid JSON"),
         (
             "metadata.jsonl",

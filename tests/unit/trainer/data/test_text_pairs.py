@@ -61,7 +61,7 @@ def test_files_that_are_no_catalogues_are_refused(tmp_path: Path) -> None:
     file = _catalogue(tmp_path / "fr" / "LC_MESSAGES" / "x.mo", "<")
     for content in (b"", b"not one", file.read_bytes()[:70]):
         file.write_bytes(content)
-        with pytest.raises(UserError, match="is no gettext catalogue"):
+        with pytest.raises(UserError, match="is not a gettext catalogue"):
             list(catalogue(file))
 
 
