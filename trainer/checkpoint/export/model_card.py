@@ -194,7 +194,7 @@ def _about(card: CardFacts) -> str:
     if card.base is not None and card.apart:
         about = f"Adapters for a {model}, trained on top of {start}"
     elif card.base is not None:
-        about = f"A {model}: {start}, with merged adapters that were trained"
+        about = f"A {model}: {start}, with adapters merged into it, trained"
     few = f" Its linear layers are quantised ({card.few})." if card.few else ""
     return f"{about} on the task {task}. This is step {card.step} of the run.{few}"
 
