@@ -192,7 +192,7 @@ def test_it_learns_what_it_hears_and_says_it(folder: Path, capsys: pytest.Captur
     pytest.importorskip("PIL.Image").new("RGB", (8, 8)).save(folder / "a.png")
     sees = ["--prompt", "Pitch?", "--image", str(folder / "a.png")]
     assert main(["generate", exported, "--chat", *sees]) == 2
-    assert "reads texts and audio clips, and the conversation holds an image" in capsys.readouterr().err
+    assert "reads texts and audio clips, but the conversation has an image" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
