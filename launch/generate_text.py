@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Problem, UserError
-from ..trainer.data.chat.media import IMAGE, named
+from ..trainer.data.chat.media import named
 from .chat_prompt import ChatPrompt, chat_inputs, media_inputs, stops
 from .generation_limits import check_numbers, check_text, new_tokens
 
