@@ -1,4 +1,4 @@
-"""Print the report of ``trireme data`` on the terminal."""
+"""Print the report of ``trireme data`` on the terminal. Bars and images are drawn with characters."""
 
 from __future__ import annotations
 

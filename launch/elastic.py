@@ -1,4 +1,5 @@
-"""Start ranks on this machine through torch's elastic launcher, alone or together with other machines.
+"""Start a run's ranks (processes) on this machine through torch's elastic launcher, alone or together with other
+machines, and wait for them. Also choose the number of ranks.
 
 Rank 0 keeps the terminal; other ranks write into the run folder's ``logs/``. If one rank fails, all ranks are ended.
 With ``--max-restarts`` they are started again and resume from the last checkpoint.

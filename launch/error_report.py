@@ -1,4 +1,4 @@
-"""Turn a command's outcome into one readable message, and into an exit code that scripts can rely on.
+"""Turn a command's error into a readable message, or lines of JSON, and an exit code that scripts can rely on.
 
 0 done · 1 failed (one traceback; for a component of the user's own, its name and place) · 2 the user's mistake (no
 traceback unless ``--debug``) · 3 the run ended with a loss or weights that are not finite · 75 stopped early with

@@ -1,4 +1,4 @@
-"""``trireme evaluate``: compute a trained model's metrics on held-out data, under any parallelism plan.
+"""``trireme evaluate``: compute a trained model's metrics on a recipe's evaluation data, under the recipe's plan.
 
 The run folder is not changed. Ranks are started as for training, or by a launcher:
 ``torchrun --nproc-per-node 2 -m trireme.launch.evaluate RECIPE``.

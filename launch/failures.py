@@ -1,4 +1,5 @@
-"""Report one error for a failed run with many ranks: the error of the rank that failed first.
+"""Run a function as one of several ranks. If ranks fail, report one error for the run: that of the rank that failed
+first.
 
 Every failing rank writes an error file (in torch elastic's format, so ``torchrun`` understands it too). When a rank
 dies, its peers fail a moment later with errors about closed connections. The process that started the ranks picks the

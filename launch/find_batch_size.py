@@ -1,4 +1,5 @@
-"""``trireme batch-size``: try micro-batch sizes to find the largest that fits into memory, under any parallelism plan.
+"""``trireme batch-size``: find the largest micro-batch size that fits into memory under a recipe's plan. Sizes that
+divide a rank's share of the global batch are tried, the largest first.
 
 A rank's micro-batch cannot be larger than the rank's share of the global batch, so no larger size is tried. If the
 whole share fits, a message says that the global batch is the limit.

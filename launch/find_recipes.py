@@ -1,4 +1,4 @@
-"""Find recipes by name or path, and list the folders of recipes and configuration groups."""
+"""Find recipes by name or path, list them and their folders, and list the options of configuration groups."""
 
 from __future__ import annotations
 

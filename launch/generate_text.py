@@ -1,4 +1,6 @@
-"""``trireme generate``: load an exported folder, a checkpoint or a run with transformers, and generate text."""
+"""``trireme generate``: load an exported model, a checkpoint, a run or an adapter with transformers, and generate
+text: the continuation of a prompt, or the answer in a conversation.
+"""
 
 from __future__ import annotations
 

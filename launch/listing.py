@@ -1,4 +1,4 @@
-"""Print tables of recipes, plans, model families and model configurations, and the summary of a checked recipe."""
+"""Print tables of recipes, plans, model families and model presets, and the summary of a checked recipe."""
 
 from __future__ import annotations
 

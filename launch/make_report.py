@@ -1,4 +1,5 @@
-"""``trireme report``: find the runs in the given folders, write one HTML page about them, and keep it up to date.
+"""``trireme report``: find the runs in the given folders and write one HTML page about them, once or again and again
+until the runs have ended.
 
 A given folder may be a run, a study or sweep with its runs inside, or a folder such as ``runs`` that holds several of
 these. This file neither starts a run nor imports torch, so a page takes a fraction of a second.

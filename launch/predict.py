@@ -1,4 +1,4 @@
-"""``trireme predict``: write a model's prediction for each sample of a data set, under any parallelism plan.
+"""``trireme predict``: write a trained model's predictions for a recipe's evaluation data, under the recipe's plan.
 
 Ranks are started as for training; ``torchrun --nproc-per-node 2 -m trireme.launch.predict RECIPE`` runs this file too.
 """

@@ -1,4 +1,4 @@
-"""Make Hydra's composition a quarter faster, by skipping work that trireme does not need.
+"""Make Hydra's composition of recipes faster, by skipping work that trireme does not need.
 
 Hydra copies the whole configuration for the files of its run folder, which trireme never writes. It also builds a table
 of all choices for every list of defaults, although only lists with an interpolation read the table.

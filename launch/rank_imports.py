@@ -1,4 +1,6 @@
-"""List the modules that a recipe's ranks import, so that the fork server (``fork_server.py``) imports them first."""
+"""List the main modules that a recipe's ranks will import: trireme's own components, the plan's strategy and the model.
+The fork server (``fork_server.py``) imports them first.
+"""
 
 from __future__ import annotations
 

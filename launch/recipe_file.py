@@ -1,4 +1,5 @@
-"""Check a recipe's file before Hydra reads it, so that errors name the file and the line.
+"""Check a recipe's own file, its list of defaults and its parts, so that errors name the file and often the line. Also
+read the text of users' files.
 
 Hydra and OmegaConf report an empty file, a list, a byte that is not text or a duplicate key in their own terms, often
 without the name of the file.

@@ -1,4 +1,6 @@
-"""``trireme data``: show the samples that a recipe trains on. No model is built and no process is started."""
+"""``trireme data``: show the data that a recipe trains on, with some samples, on the terminal and, if asked, as an HTML
+page. No model is built and no rank is started.
+"""
 
 from __future__ import annotations
 

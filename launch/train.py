@@ -1,4 +1,5 @@
-"""Train a recipe: compose it, check it, then start ranks or train as one of them.
+"""Train a recipe: compose it, check it, then start ranks or train as one of them. The options can also ask for a sweep
+(``--multirun``) or for printing the recipe.
 
 ``trireme train RECIPE`` and, under a launcher, ``torchrun --nproc-per-node 2 -m trireme.launch.train RECIPE`` both run
 this module. The recipe is checked before a process starts and before anything is written.

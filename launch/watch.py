@@ -1,4 +1,5 @@
-"""Show live progress in a notebook: a bar and the newest metrics, read from the run's ``metrics.jsonl``.
+"""Show live progress in a notebook: a bar and the newest metrics, read from the run's ``metrics.jsonl``. Also tell
+whether this process is a notebook, and make notebooks draw matplotlib's figures.
 
 The ranks may be other processes, which cannot draw in the notebook; so the notebook reads the file that rank 0 writes.
 Nothing is drawn before the file has a line: by then all ranks have been forked, and none inherits a display that is

@@ -1,4 +1,5 @@
-"""The keys ``model.adapter`` and ``model.merged_adapters`` of a recipe: LoRA adapters for a frozen base model.
+"""The keys ``model.adapter`` and ``model.merged_adapters`` of a recipe: LoRA adapters that are trained on a frozen base
+model, and adapters that are merged into the base before training.
 
 LoRA (https://arxiv.org/abs/2106.09685) trains two small matrices beside each chosen linear layer. rsLoRA
 (https://arxiv.org/abs/2312.03732) divides their product by the square root of the rank instead of the rank. DoRA

@@ -1,4 +1,5 @@
-"""The initial values of LoRA adapters: random values from a seed, or values read from a folder in peft's format.
+"""The initial values of LoRA adapters: random values from a seed, or values read from a folder in peft's format. Also
+merge a recipe's other adapters into the base model's weights.
 
 The main function returns a source of weights that yields the base model's weights and the adapters' initial values by
 name. Other adapters may be merged into the base weights first. Each rank asks for the weights that it holds, so other

@@ -1,4 +1,4 @@
-"""Connect a model's dropout layers and other random modules to ``Noise``, and disconnect them after training.
+"""Connect a model's dropout layers and other random modules to ``Noise``, and disconnect them again.
 
 ``Noise`` (``noise.py``) computes masks that are the same under every parallelism plan, and must know which module is
 running.

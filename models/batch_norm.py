@@ -1,4 +1,5 @@
-"""Freeze the running statistics of BatchNorm layers during training.
+"""Freeze the running statistics of BatchNorm layers during training, as ``model.frozen_batchnorm`` asks. Without this
+key, a model with BatchNorm is refused.
 
 Ordinary BatchNorm normalises by the mean and variance of the current micro-batch, so its results depend on the
 micro-batch size and on the parallelism plan. With frozen statistics the result for a sample depends on this sample

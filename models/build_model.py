@@ -1,4 +1,5 @@
-"""Build a recipe's model as a module on the meta device, with a function that yields its weights one at a time.
+"""Build a recipe's model as a module on the meta device, with a function that yields its weights one at a time. Also
+freeze the parameters that a recipe names.
 
 On the meta device the module has shapes and takes no memory. The weights come one tensor at a time, so a parallelism
 plan that shards the model never holds the whole model on one rank.

@@ -1,4 +1,5 @@
-"""Check the numbers of a model configuration (sizes, probabilities, head counts, special tokens) and its activation.
+"""Check the numbers of a model configuration (sizes, probabilities, head counts, special tokens), its activation and
+its rotary positions.
 
 With wrong values, transformers fails when it builds the model, or later in the first forward pass.
 """

@@ -1,4 +1,4 @@
-"""Check the types of the fields in the configurations of trireme's own model classes.
+"""Check that number fields hold numbers of the right type in the configurations of trireme's own model classes.
 
 This check runs before the sizes are compared. Comparing a field of a wrong type would raise an error that does not name
 the field.

@@ -1,4 +1,4 @@
-"""Find the class whose ``from_pretrained`` loads an exported model.
+"""Find the class whose ``from_pretrained`` loads an exported model, and import the user's own classes that it needs.
 
 If the model uses the user's own code, this code is imported first, because transformers does not know the classes in it
 before.

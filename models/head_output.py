@@ -1,4 +1,5 @@
-"""``HeadOutput``: the loss and likeliest token of each position, returned by a language model's head instead of logits.
+"""``HeadOutput``: the loss and likeliest token of each position, which a language model's head returns instead of
+logits. ``logit_map`` finds the operations, such as scaling and capping, that a model applies to its head's output.
 
 The code of transformers' classes applies operations to the output of the head: it scales (Cohere, Granite), caps
 (Gemma) or casts the logits. ``logit_map`` finds these operations beforehand, for any class, and the head applies them

@@ -1,4 +1,4 @@
-"""The output layers (heads) that a task can ask for, each with its Auto class in transformers.
+"""The output layers (heads) that a task can ask for, each with its Auto class in transformers and its properties.
 
 The Auto class builds a model with this head. An architecture has the head if transformers registers it for the Auto
 class. This file does not import torch.

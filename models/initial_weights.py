@@ -1,4 +1,5 @@
-"""Random initial weights that depend only on the seed and the module's name, computed one module at a time.
+"""Random initial weights of a model, computed one module at a time. The values of a module depend on the seed and on
+its name, not on the modules before it.
 
 transformers draws the weights of all modules from one generator, in order. Its values therefore depend on every module
 before, and the whole model must be in memory. Here every module has its own generator, seeded by its name. So any rank

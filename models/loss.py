@@ -1,4 +1,4 @@
-"""Compute the cross-entropy and log-probabilities of labels, for every task that predicts tokens.
+"""Compute the cross-entropy and log-probabilities of labels, and the likeliest tokens, for tasks that predict tokens.
 
 The loss is a sum over labels. The training strategy divides it, because only the strategy knows the number of labels in
 the global batch. The functions also accept a head's losses in place of logits (``head_output.py``).

@@ -1,4 +1,5 @@
-"""Merge adapters into the base model's weights, some rows at a time, with bit-identical results for any number of rows.
+"""Merge adapters into the base model's weights, some rows at a time. The result is the same bit for bit, whether a
+whole weight or only a part of its rows is merged.
 
 A matrix product may round differently if it has another number of rows. The rows of a weight are therefore divided into
 tiles whose size depends only on the weight. Every merge computes tile by tile, whether it holds the whole weight or

@@ -1,4 +1,6 @@
-"""The dataclass of a recipe's ``model`` part, and functions that make the transformers configuration from it."""
+"""The dataclass of a recipe's ``model`` part, and functions that find the model's classes and weights and make the
+transformers configuration.
+"""
 
 from __future__ import annotations
 

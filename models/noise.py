@@ -1,4 +1,5 @@
-"""Dropout, layer drop, stochastic depth and NEFTune noise that are the same under every parallelism plan.
+"""``Noise`` makes dropout, layer drop, stochastic depth and NEFTune noise the same under every parallelism plan, except
+where a kernel or a module draws random numbers itself, which the log then says.
 
 ``Noise`` knows the seed, the step, the micro-batch and the running module. While a micro-batch runs, it replaces
 ``torch.nn.functional.dropout``, the function that all dropout layers of torch, transformers and adapters call. Each

@@ -1,4 +1,5 @@
-"""Compute the keys from which dropout masks and other noise of one micro-batch are drawn: one per slice of a tensor.
+"""Compute the keys from which dropout masks and other noise of one micro-batch are drawn: one key for each vector along
+a tensor's last axis, such as the hidden state of one token.
 
 A slice is a vector along the tensor's last axis. The first axis of a hidden state counts samples. The other axes are
 coordinates in a sample, and their indices in the whole model's tensor are hashed into the key. So padding, micro-batch

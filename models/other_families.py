@@ -1,4 +1,5 @@
 """Family descriptions for transformers architectures without a file in ``models/families``, and for users' own classes.
+Also name the architectures that transformers is known to compute wrongly.
 
 The list of blocks, the embeddings and the head are read from the built model.
 """

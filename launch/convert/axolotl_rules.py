@@ -1,4 +1,6 @@
-"""Convert arguments of axolotl and TRL into recipe keys: data, chats, preferences, packing, adapters, attention."""
+"""Rules for arguments of axolotl and TRL whose values must be converted too, not only their names: data, chats,
+preferences, packing, adapters, quantised bases, attention, and how often to evaluate and save.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Convert a DeepSpeed JSON file into a recipe that refers to the file and repeats its explicit values.
+"""Convert a DeepSpeed JSON file into a recipe that refers to the file and repeats its main values: batch sizes,
+clipping, precision, optimizer and schedule.
 
 The run reads the file too, so both must agree on batch sizes, clipping, precision, optimizer and schedule. Values that
 are ``auto`` or missing in the file follow the recipe.

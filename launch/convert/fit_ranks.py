@@ -1,4 +1,5 @@
-"""Choose the plan of a converted recipe, and batch sizes that all its data ranks can share equally.
+"""For a converted recipe, choose the plan ``ddp`` if several ranks have none, and adjust batch sizes so that all data
+ranks get equal parts.
 
 The files of other tools often name neither, since those tools train data-parallel whenever several ranks are launched.
 """

@@ -1,4 +1,5 @@
-"""optuna samplers whose values depend only on the seed, the trial's number, and the finished trials.
+"""Give each trial of a search an optuna sampler of its own, seeded by the search's seed and the trial's number, so that
+a search that is resumed or has several workers does not repeat values.
 
 optuna's own samplers draw from one stream of random numbers. A study that is resumed after a kill would begin the
 stream anew and try the same values again, and so would a second worker. Here each trial has its own sampler, seeded by

@@ -1,4 +1,4 @@
-"""``trireme cancel``: end a SLURM job without losing the steps that it has trained since its last checkpoint."""
+"""``trireme cancel``: end a SLURM job after its running tasks have saved a checkpoint, or with ``--now`` at once."""
 
 from __future__ import annotations
 

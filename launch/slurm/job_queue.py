@@ -1,4 +1,6 @@
-"""Read SLURM's queue for ``trireme jobs``: find trireme's jobs, the runs that they train, and their latest steps."""
+"""Read SLURM's queue: list trireme's jobs with their runs and latest steps (``trireme jobs``), find jobs by number, and
+refuse a run folder that a job still uses.
+"""
 
 from __future__ import annotations
 

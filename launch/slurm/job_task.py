@@ -1,5 +1,4 @@
-"""Set a SLURM task's rank, and the address at which ranks meet, from SLURM's environment variables.
-
+"""Make a SLURM task a rank: set its number, and the address at which ranks meet, from SLURM's environment variables.
 If ``launch.node_storage`` names a local disk, the caches of libraries are put there.
 
 srun tells a task its number in SLURM_PROCID and similar variables. ``take_rank`` translates them to RANK, WORLD_SIZE

@@ -1,4 +1,4 @@
-"""Run SLURM's commands (sbatch, squeue ...), and turn their errors into messages that name the recipe's key."""
+"""Run SLURM's commands (sbatch, squeue ...), and turn their failures into messages that say what to do."""
 
 from __future__ import annotations
 

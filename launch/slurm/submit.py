@@ -1,4 +1,6 @@
-"""Submit checked recipes as one SLURM job: report all problems, write the script into the run folder, call sbatch."""
+"""Check recipes and submit them as one SLURM job (an array for a sweep): report all problems, write the script into the
+run folder, call sbatch.
+"""
 
 from __future__ import annotations
 

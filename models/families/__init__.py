@@ -1,4 +1,5 @@
-"""Model families, one file each: the module paths that trireme needs to wrap, split and shard a model.
+"""Model families, one file each: the module paths and other properties that trireme needs to wrap, split and shard a
+model.
 
 Every file here that defines ``FAMILY`` is found automatically.
 """

@@ -1,4 +1,4 @@
-"""The family description of BERT: module paths by which trireme wraps and shards the model.
+"""The family description of BERT: module paths and other properties by which trireme wraps and shards the model.
 
 BERT is a text encoder with learned positions, for masked language modelling and for classifying texts and tokens.
 """

@@ -1,4 +1,5 @@
-"""The family description of CodeGen: module paths by which trireme wraps, splits and shards the model.
+"""The family description of CodeGen: module paths and other properties by which trireme wraps, splits and shards the
+model.
 
 CodeGen has GPT-J's block with a fused query-key-value projection. The projection has four groups of heads, each with
 its own query, value and key, a layout made for TPUs.

@@ -1,4 +1,5 @@
-"""The family description of GPT-2 and GPT-Sw3: module paths by which trireme wraps, splits and shards the model.
+"""The family description of GPT-2 and GPT-Sw3: module paths and other properties by which trireme wraps, splits and
+shards the model.
 
 Both have learned positions, a fused query-key-value projection, and a head tied to the embedding.
 """

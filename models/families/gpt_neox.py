@@ -1,4 +1,5 @@
-"""The family description of GPT-NeoX and Pythia: module paths by which trireme wraps, splits and shards the model.
+"""The family description of GPT-NeoX and Pythia: module paths and other properties by which trireme wraps, splits and
+shards the model.
 
 Both compute attention and MLP in parallel, with rotary positions on part of each head.
 """

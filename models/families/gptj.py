@@ -1,4 +1,5 @@
-"""The family description of GPT-J: module paths by which trireme wraps, splits and shards the model.
+"""The family description of GPT-J: module paths and other properties by which trireme wraps, splits and shards the
+model.
 
 GPT-J computes attention and MLP in parallel behind one norm, with rotary positions on interleaved pairs of features.
 """

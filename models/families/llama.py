@@ -1,4 +1,5 @@
-"""The family description of Llama: module paths by which trireme wraps, splits and shards the model.
+"""The family description of Llama: module paths and other properties by which trireme wraps, splits and shards the
+model.
 
 Llama has RMSNorm, SwiGLU, rotary positions and grouped-query attention.
 """

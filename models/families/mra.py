@@ -1,4 +1,4 @@
-"""The family description of MRA: module paths by which trireme wraps and shards the model.
+"""The family description of MRA: module paths and other properties by which trireme wraps and shards the model.
 
 MRA is a text encoder whose attention is exact only for the most important pairs of blocks of tokens.
 """

@@ -1,4 +1,4 @@
-"""The family description of OPT: module paths by which trireme wraps, splits and shards the model.
+"""The family description of OPT: module paths and other properties by which trireme wraps, splits and shards the model.
 
 OPT has learned positions, ReLU, and a head tied to the embedding, which may be narrower than the hidden states.
 """

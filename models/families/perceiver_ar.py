@@ -1,4 +1,5 @@
-"""The family description of Perceiver AR: module paths by which trireme wraps, splits and shards the model.
+"""The family description of Perceiver AR: module paths and other properties by which trireme wraps, splits and shards
+the model.
 
 Perceiver AR is a causal language model. In its first layer, the last positions of a text attend to the whole text; in
 later layers they attend only to each other.

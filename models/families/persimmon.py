@@ -1,4 +1,5 @@
-"""The family description of Persimmon: module paths by which trireme wraps, splits and shards the model.
+"""The family description of Persimmon: module paths and other properties by which trireme wraps, splits and shards the
+model.
 
 Persimmon has LayerNorm on queries and keys, squared ReLU, and rotary positions on part of each head.
 """

@@ -1,4 +1,5 @@
-"""The family description of Phi (1, 1.5, 2): module paths by which trireme wraps, splits and shards the model.
+"""The family description of Phi (1, 1.5, 2): module paths and other properties by which trireme wraps, splits and
+shards the model.
 
 Phi computes attention and MLP in parallel behind one norm, with rotary positions on part of each head.
 """

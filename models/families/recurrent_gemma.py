@@ -1,4 +1,5 @@
-"""The family description of RecurrentGemma: module paths by which trireme wraps, splits and shards the model.
+"""The family description of RecurrentGemma: module paths and other properties by which trireme wraps, splits and shards
+the model.
 
 RecurrentGemma has gated linear recurrences, and local attention in every third block (Griffin).
 """

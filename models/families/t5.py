@@ -1,4 +1,4 @@
-"""The family description of T5: module paths by which trireme wraps and shards the model.
+"""The family description of T5: module paths and other properties by which trireme wraps and shards the model.
 
 T5 is an encoder-decoder with relative positions, for tasks that turn one text into another.
 

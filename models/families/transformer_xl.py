@@ -1,4 +1,5 @@
-"""The family description of Transformer-XL: module paths by which trireme wraps and shards the model.
+"""The family description of Transformer-XL: module paths and other properties by which trireme wraps and shards the
+model.
 
 Transformer-XL is a causal language model whose layers remember the earlier segments of a text.
 

@@ -1,4 +1,5 @@
-"""The family description of image-text dual encoders: module paths by which trireme wraps and shards the model.
+"""The family description of image-text dual encoders: module paths and other properties by which trireme wraps and
+shards the model.
 
 Examples are CLIP and LiT. A dual encoder joins any vision model and any text model of transformers, each followed by a
 projection.

@@ -1,4 +1,5 @@
-"""The family description of the Vision Transformer: module paths by which trireme wraps and shards the model.
+"""The family description of the Vision Transformer: module paths and other properties by which trireme wraps and shards
+the model.
 
 The Vision Transformer is an encoder over the patches of an image.
 """

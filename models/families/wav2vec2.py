@@ -1,4 +1,4 @@
-"""The family description of wav2vec 2.0: module paths by which trireme wraps and shards the model.
+"""The family description of wav2vec 2.0: module paths and other properties by which trireme wraps and shards the model.
 
 wav2vec 2.0 applies convolutions to a waveform, then a Transformer encoder to the frames.
 """

@@ -1,4 +1,4 @@
-"""Count the bytes of a model's parameters: quantised layers, other frozen parameters, and trained parameters."""
+"""Count a model's parameters and their bytes: quantised layers, other frozen parameters, and trained parameters."""
 
 from __future__ import annotations
 

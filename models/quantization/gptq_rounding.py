@@ -1,4 +1,4 @@
-"""The GPTQ algorithm: quantise a weight so that the layer's outputs change least on given inputs.
+"""The GPTQ algorithm: quantise a weight so that the layer's outputs change little on given inputs.
 
 Columns are rounded one after the other. The columns that are not rounded yet are adjusted to compensate for each
 rounding error, by the inverse of ``H = X' X`` (https://arxiv.org/abs/2210.17323, algorithm 1). Columns are processed in

@@ -1,4 +1,6 @@
-"""Choose the linear layers of a model to quantise, and replace them in place on the meta device."""
+"""Choose the linear layers of a model to quantise, and replace them in place on the meta device. Also give the other
+frozen parameters the type that the recipe asks for.
+"""
 
 from __future__ import annotations
 

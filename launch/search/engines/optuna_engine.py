@@ -1,4 +1,5 @@
-"""optuna as the engine of a search (``search=optuna``), with all of optuna's samplers and pruners.
+"""optuna as the engine of a search (``search=optuna``): a sampler of optuna chooses values, and a pruner of optuna ends
+trials early.
 
 Every engine's trials are stored in an optuna study. With this engine, optuna also chooses their values.
 """
