@@ -1,4 +1,4 @@
-"""Add trireme's folders of configuration groups to Hydra's search path; ``hydra.searchpath`` is left to the user."""
+"""Let Hydra find configuration groups in further folders; its key ``hydra.searchpath`` is left to the user."""
 
 from __future__ import annotations
 

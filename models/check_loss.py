@@ -1,4 +1,4 @@
-"""Check the recipe's key ``model.loss`` before any process starts, without importing torch."""
+"""Check the recipe's key ``model.loss`` before any process starts, and tell whether losses are computed in pieces."""
 
 from __future__ import annotations
 
