@@ -1,4 +1,4 @@
-"""Make a folder of images with captions from the handwritten digits that scikit-learn ships."""
+"""Write the handwritten digits that scikit-learn ships to a folder, as images with captions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Chat templates, a small tokenizer with their control tokens, and example conversations in several languages."""
+"""Chat templates, a small tokenizer with their control tokens, and messages in several languages, for tests of which
+tokens of a conversation are learnt.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run the ``trireme`` command as a user does, in a new process or in this one."""
+"""Run the ``trireme`` command in a new process or in this one, and check that it refuses what is wrong."""
 
 from __future__ import annotations
 

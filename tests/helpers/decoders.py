@@ -1,4 +1,4 @@
-"""A small configuration for every decoder that has a file in ``models/families``."""
+"""Small configurations for decoders of several architectures, and the names of those that have only eager attention."""
 
 from __future__ import annotations
 

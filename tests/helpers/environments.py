@@ -1,4 +1,6 @@
-"""Create virtual environments for libraries whose pinned dependencies conflict with those of trireme."""
+"""Create virtual environments for libraries whose pinned dependencies conflict with those of trireme, and read the
+result of a pytest run from its output.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small local Hugging Face Hub: an HTTP server with the endpoints that ``huggingface_hub`` and ``datasets`` use."""
+"""A small local imitation of the Hugging Face Hub: an HTTP server for tests of ``huggingface_hub`` and ``datasets``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Small tokenizers, templates and text models for tests of chats with images and audio clips."""
+"""Small tokenizers, processors, chat templates and conversations, and the configuration of a text model, for tests of
+chats with images and audio clips.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Build micro-batches of tokens by hand, with labels shifted as the collator shifts them."""
+"""Build micro-batches of tokens by hand, with labels shifted as the collator shifts them; also the share of a step that
+a rank gets, and the loss function that strategies call.
+"""
 
 from __future__ import annotations
 

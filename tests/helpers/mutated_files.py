@@ -1,4 +1,6 @@
-"""All mutations of a user's files (data, weights, recipes) from which the fuzz test of ``trireme`` draws."""
+"""Mutations of a user's files (data, weights, recipes), such as damaged or missing ones, from which the fuzz test of
+``trireme`` draws.
+"""
 
 from __future__ import annotations
 

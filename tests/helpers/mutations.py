@@ -1,4 +1,5 @@
-"""All mutations of recipe keys and environment variables from which the fuzz test of ``trireme`` draws.
+"""Mutations of recipe keys and environment variables, such as wrong values and misspelt names, from which the fuzz test
+of ``trireme`` draws.
 
 The keys come from the schema and from the packaged components (``trireme keys``), so that a new key is fuzzed without a
 change here. Files are mutated in ``helpers/mutated_files.py``.

@@ -1,4 +1,4 @@
-"""Small models with every kind of training noise that their architecture has: dropout, layer drop, stochastic depth."""
+"""Small models that train with random noise (dropout, layer drop, stochastic depth, NEFTune), and inputs for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check that a run really uses an option, by counting calls of the library function that the option switches on.
+"""Check that a run really uses an option, by counting calls of a function that happen only with the option.
 
 Equal losses would not show this, since an ignored option changes no loss either.
 """

@@ -1,4 +1,6 @@
-"""Extract the examples of ``docs/extending.md``, and write each as a Python file with its recipe."""
+"""Write the examples of ``docs/extending.md`` as Python files with their recipes, and forget the modules that earlier
+tests imported from such files.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Build tiny models with quantised weights, and weight folders in quantised formats."""
+"""Configurations of tiny quantised models, weight folders with and without quantisation, and a model as bitsandbytes
+quantises it, for tests.
+"""
 
 from __future__ import annotations
 

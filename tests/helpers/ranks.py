@@ -1,4 +1,6 @@
-"""Start real gloo ranks on the CPU. They are forked after the imports, so a rank starts in a tenth of a second."""
+"""Start ranks on the CPU (processes that communicate by gloo), run a function on each, and collect what they return.
+They are forked after the imports, so a rank starts in a tenth of a second.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Typed recipes for tests, composed from ``tests/recipes/tiny.yaml`` as the command composes them."""
+"""Recipes for tests, composed from ``tests/recipes/tiny.yaml`` or another file as the command composes them."""
 
 from __future__ import annotations
 

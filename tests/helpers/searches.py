@@ -1,4 +1,4 @@
-"""Run hyperparameter searches over the tiny recipe. All trials are forked from one server, which saves imports."""
+"""Prepare and run hyperparameter searches over the tiny recipe, and read their tables of trials."""
 
 from __future__ import annotations
 

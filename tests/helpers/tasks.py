@@ -1,4 +1,4 @@
-"""Training tasks with correct and with faulty losses, which test recipes name by ``_target_``."""
+"""Custom training tasks with correct and with faulty losses, which test recipes name by ``_target_``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Collators that drop the labels of about half of the samples, one for each kind of data.
+"""Collators that drop the labels of about half of the samples, for several kinds of data such as texts and images.
 
 Tests use them to check that losses are averaged over all labels of the global batch.
 """

@@ -1,4 +1,4 @@
-"""A local server that implements W&B's API for sweeps: it gives runs to agents, and tells them which runs to stop.
+"""A local server that imitates W&B's sweeps: it gives runs to agents, and tells them which runs to stop.
 
 The test lists the hyperparameter values. With ``engine``, W&B's own library ``sweeps`` chooses them, as W&B's server
 does.

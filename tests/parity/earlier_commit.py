@@ -1,4 +1,4 @@
-"""Train under every parallelism plan with this code and with an earlier commit, and compare the results bit by bit.
+"""Train under parallelism plans with this code and with an earlier commit, and compare the results bit by bit.
 
     python tests/parity/earlier_commit.py COMMIT                                # every plan and decoder
     python tests/parity/earlier_commit.py COMMIT --plans ddp,tp --families gpt2

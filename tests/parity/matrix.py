@@ -1,4 +1,4 @@
-"""Train models under each parallelism plan and in one process, in fp32 for 20 steps, and compare every step.
+"""Train models under parallelism plans and in one process, in fp32, and compare losses and gradient norms of each step.
 
 ``make parity`` runs all combinations of plan, model, gradient accumulation, and label masks or dropout. It prints the
 table and writes ``docs/parity.md``. ``test_matrix.py`` runs some of them. Decoders are trained under every plan. The

@@ -1,4 +1,6 @@
-"""DDP gives the losses and gradient norms of a single process at every step, in fp32."""
+"""DDP gives the losses and gradient norms of a single process at every step, in fp32: also with labels that ranks share
+unevenly, with padded documents, and with further options.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Compares some combinations of plan and model with a single process; ``make parity`` compares all of them.
+"""Every plan trains some of the models with the losses and gradient norms of a single process; ``make parity`` tests
+more combinations of plan and model.
 
 Models other than decoders are tested in ``tests/dist/test_shapes.py``.
 """

@@ -1,6 +1,5 @@
-"""Every shipped recipe begins with two comments, its purpose and its command, and passes ``trireme check``.
-
-The recipe for fine-tuning also trains.
+"""Every shipped recipe begins with two comments, its purpose and its command, and passes ``trireme check`` once its
+required values are given. The recipe for fine-tuning also trains.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Save a run under one parallelism plan and resume it under another, for all ordered pairs of plans.
+"""Save a run under one parallelism plan, resume it under another, and compare it with an uninterrupted run.
 
 ``make resume-matrix`` runs all pairs, prints the table and writes ``docs/resume.md``; ``test_matrix.py`` runs some of
 them. The model is GPT-2, since its tensors are the hardest to save: its head is tied to the embedding, which a pipeline

@@ -1,4 +1,4 @@
-"""Resume every parallelism plan's checkpoint under every other plan, print the results, and write ``docs/resume.md``.
+"""Resume runs under other parallelism plans than they were saved under, print results, and write ``docs/resume.md``.
 
     make resume-matrix
     python tests/resume/report.py --after tp,3d      # a part; docs/resume.md is not written

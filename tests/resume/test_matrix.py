@@ -1,4 +1,5 @@
-"""Every parallelism plan resumes from its own checkpoint bit for bit, and from the checkpoint of one other plan.
+"""Runs resume from checkpoints of the same parallelism plan bit for bit, and from those of other plans with the samples
+and losses of an uninterrupted run: also with adapters, with training noise, and with a memory of earlier text.
 
 ``make resume-matrix`` tests all pairs of plans. A resume from another plan also uses another global batch size.
 """

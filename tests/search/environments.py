@@ -1,4 +1,4 @@
-"""Test each search engine with its real library in its own environment, and write docs/search-engines-tested.md.
+"""Test search engines with their real libraries in separate environments, and write docs/search-engines-tested.md.
 
     make search-engines
     python tests/search/environments.py ray       # only this engine; the results of the others are kept

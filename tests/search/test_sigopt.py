@@ -1,4 +1,6 @@
-"""Tests of searches with SigOpt's real client and its local optimizer ``sigoptlite``."""
+"""Tests of searches with SigOpt's real client and its local optimizer ``sigoptlite``: a search that is continued, and
+values that trireme refuses.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Skips the test files of experiment trackers whose libraries are not installed.
+"""Skips the test files of experiment trackers whose libraries are not installed, and gives each test a current folder,
+a home and caches of its own.
 
 ``make trackers`` creates an environment for each library and runs its test there.
 """

@@ -1,4 +1,4 @@
-"""Test each experiment tracker with its real library in its own environment, and write docs/trackers-tested.md.
+"""Test experiment trackers with their real libraries, most in separate environments, and write docs/trackers-tested.md.
 
     make trackers
     python tests/trackers/environments.py aim comet      # only these trackers; the results of the others are kept

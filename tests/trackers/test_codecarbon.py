@@ -1,4 +1,6 @@
-"""Test with the real CodeCarbon library: its CSV file, and its energy figures among the training metrics."""
+"""Test with the real CodeCarbon library: its CSV file, its energy figures among the training metrics, and the refusal
+of an unknown country.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Test with the real DVCLive library: metrics, parameters, loss plot and checkpoints of a resumed run."""
+"""Test with the real DVCLive library: metrics, parameters, loss plot and checkpoints of a resumed run, and options that
+are refused outside a repository.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tests of the scripts in ``benchmarks/``: they run on tiny models, and count the bytes of collectives correctly."""
+"""Tests of scripts in ``benchmarks/``: they run on tiny models, keep their limits, and count the bytes of collectives
+correctly.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Every command, option, key and extra that the README, docs and messages name exists."""
+"""Commands that the README, docs and messages name exist, and so do the options and keys of shown commands, and the
+extras that ``trireme doctor`` offers.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fuzz test: 300 random mutations of recipes, values, environment, data and weights give no traceback and no hang.
+"""Fuzz test: random mutations of recipes, values, environment, data and weights give no traceback and no hang.
 
 ``trireme check`` gets each mutation, and ``trireme train`` gets some of those that the check accepts. If a mutation is
 refused, the error names what was mutated; an invalid mutation must be refused. Another seed, or more mutations:

@@ -1,7 +1,5 @@
-"""Imports go in one direction only: launch -> trainer -> parallel -> models, without cycles.
-
-``configs`` may import all four, but only two dataclasses from ``launch``. Also tested: no two files have the same name,
-and every module has a docstring.
+"""Imports go in one direction only: launch -> trainer -> parallel -> models, without cycles. ``configs`` may import all
+four, but only two dataclasses from ``launch``. Also tested: few files share a name, and every module has a docstring.
 """
 
 from __future__ import annotations

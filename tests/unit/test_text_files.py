@@ -1,4 +1,6 @@
-"""Only files about texts may mention tokens or blocks; other code must work for any modality."""
+"""Only a file whose first paragraph is about texts or tokens may use words such as ``input_ids``; other code must work
+for any modality.
+"""
 
 from __future__ import annotations
 

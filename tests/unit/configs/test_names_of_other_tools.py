@@ -1,4 +1,5 @@
-"""Tests of the list of names from other tools (transformers, DeepSpeed, accelerate) and of trireme's names for them.
+"""Tests of advice on unknown keys: trireme's key for a name from another tool (transformers, DeepSpeed, accelerate), by
+a list of such names, and the nearest key for a misspelt one.
 
 The list is complete, the keys that it points to exist, and an error about another tool's name gives trireme's key.
 """

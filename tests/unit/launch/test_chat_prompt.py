@@ -1,4 +1,6 @@
-"""``trireme generate --chat`` formats prompts, images and conversation files by the chat template, or refuses them."""
+"""``trireme generate --chat`` formats prompts, images, audio clips and conversation files by the chat template, or
+refuses them.
+"""
 
 from __future__ import annotations
 

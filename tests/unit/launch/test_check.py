@@ -1,6 +1,5 @@
-"""``trireme check`` accepts and refuses the same recipes as ``trireme train``, and does not import torch.
-
-Only problems that depend on the size of the data are left to ``trireme train``.
+"""``trireme check`` finds the mistakes in a recipe and its environment for which ``trireme train`` would refuse it, and
+does not import torch. Only problems that depend on the size of the data are left to ``trireme train``.
 """
 
 from __future__ import annotations

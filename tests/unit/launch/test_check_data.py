@@ -1,4 +1,4 @@
-"""``trireme check`` inspects the data: files, formats, columns, number of documents, and custom sources."""
+"""``trireme check`` inspects the data: files, formats, columns, rows, number of documents, and custom sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Wrong options of commands are refused: numbers out of range, options without effect, texts that are not UTF-8."""
+"""Wrong options of commands are refused, such as numbers out of range, options without effect, and texts that are not
+UTF-8.
+"""
 
 from __future__ import annotations
 

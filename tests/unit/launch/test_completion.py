@@ -1,4 +1,4 @@
-"""Tests of shell completion: of commands, recipes, options, keys and values; and in a real bash."""
+"""Tests of shell completion of commands, recipes, options, keys and values, also in a real bash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of composing a recipe and its command-line overrides with Hydra: search path, choices, and errors in files."""
+"""Tests of composing a recipe and its command-line overrides with Hydra: search path, choices, sweeps, and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""``trireme convert-args`` turns the arguments of transformers, axolotl and others into recipes that pass the check."""
+"""``trireme convert-args`` turns the arguments of transformers, axolotl and others into recipes that pass the check,
+and names those that it cannot convert.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``trireme convert-args`` on a file with all arguments of a tool, most of which have their default values.
+"""``trireme convert-args`` converts a file with all arguments of a tool, most of which have their default values.
 
 Arguments with default values are not reported as unconverted.
 """

@@ -1,4 +1,6 @@
-"""``trireme convert-args`` writes any value of an argument into a valid recipe, or lists the argument as left out."""
+"""For odd values of arguments, ``trireme convert-args`` writes a valid recipe, lists the argument as left out, or
+refuses it by name.
+"""
 
 from __future__ import annotations
 

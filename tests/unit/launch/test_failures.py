@@ -1,4 +1,6 @@
-"""When several ranks fail, the error that caused the others is shown, with its traceback or message."""
+"""Tests of failing ranks: the error that caused the others is shown, with its traceback or message, and error files and
+logs are written whole and in the right place.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A file of transformers' ``fsdp_config`` can be named as ``plan.fsdp``, or converted by ``trireme convert-args``."""
+"""Options of transformers' ``fsdp_config`` can be written under ``plan.fsdp``, read there from a file, or converted by
+``trireme convert-args``; those that trireme lacks are refused.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""``trireme.train`` refuses arguments of a wrong type or value, which a command line could not contain."""
+"""``trireme.train``, the function for notebooks, takes overrides in several forms, and refuses arguments of a wrong
+type or value by name.
+"""
 
 from __future__ import annotations
 

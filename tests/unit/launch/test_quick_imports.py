@@ -1,4 +1,4 @@
-"""Garbage collection is off during slow imports, is restored afterwards, and then ignores the imported objects."""
+"""Garbage collection is off during slow imports, is restored after them, and then skips what was imported."""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
-"""Tests of ranks that the command starts: the error message when one fails, and that no rank is left running.
-
-Also tested: a sweep (``--multirun``) trains all of its jobs, also after one has diverged.
+"""Tests of ranks that the command starts: the error message when one fails, and that no rank is left running. Also
+tested: a sweep (``--multirun``) trains all of its jobs, even after one has diverged.
 """
 
 from __future__ import annotations

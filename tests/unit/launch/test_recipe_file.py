@@ -1,4 +1,6 @@
-"""Each mistake in a recipe file or an override gives one error, which names the file, line or key."""
+"""Tests of recipe files and overrides: how recipes build on others, and that an error about a mistake names the file,
+line or key.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
-"""Tests of overriding a component in a recipe: a new ``_target_`` drops the arguments of the previous one.
-
-Also tested: if two keys exclude each other, the later one takes effect.
+"""Tests of replacing parts of a recipe: a new ``_target_`` drops the arguments of the previous one, a choice replaces
+an earlier choice, and of two keys that exclude each other the later one takes effect.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Tests of search engines (optuna, Ray, W&B, SigOpt, custom): unsupported options, and translated search spaces."""
+"""Tests of search engines (optuna, Ray, W&B, SigOpt, custom): unsupported options, translated search spaces, and the
+order in which trials are run.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the search space of ``trireme search``: ranges, choices, conditions, and invalid spaces."""
+"""Tests of the search space of ``trireme search``: ranges, choices, conditions, first trials, and invalid spaces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``trireme data`` displays every kind of sample: texts, images, segmentation maps, bounding boxes, and audio."""
+"""``trireme data`` displays samples of many kinds, such as texts, images, segmentation maps, boxes and audio."""
 
 from __future__ import annotations
 

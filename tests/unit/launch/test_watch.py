@@ -1,4 +1,4 @@
-"""The progress bar of a notebook is updated while the run is going on."""
+"""The progress bar of a notebook is updated while the run is going on; outside a notebook, none is drawn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Models with BatchNorm are refused, or keep their running statistics unchanged during training."""
+"""Models with BatchNorm are refused, unless ``model.frozen_batchnorm`` keeps their running statistics unchanged in
+training.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Model sizes that do not match, such as heads and hidden size, are refused before the model is built.
+"""Model configurations that cannot compute, such as a hidden size that heads do not divide, are refused before the
+model is built.
 
 A configuration that ``check_model`` accepts must also build and compute in transformers.
 """

@@ -1,4 +1,6 @@
-"""Heads that an architecture lacks, and encoders with a next-token task, are refused before training."""
+"""Heads that an architecture lacks, and models whose tokens see later ones in a next-token task, are refused before
+training.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
-"""Every model family has complete initial weights, and its description names modules that the model has.
-
-Decoders also load in transformers, and their loss falls within three steps.
+"""Every model family has complete initial weights, and its description names modules that the model has. Decoders also
+load in transformers, and their loss falls within three steps.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""GPTQ quantisation gives layer and model outputs with a smaller error than rounding to the nearest value."""
+"""GPTQ quantisation gives layer and model outputs with a smaller error than rounding to the nearest value, except on
+uncorrelated inputs, where both are the same.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Output heads that compute the loss in chunks treat logits as each architecture does, or are refused."""
+"""Heads that compute the loss in chunks give the same loss and gradients as full logits, with each architecture's
+scaling and capping of logits. Where a model or a task does not allow this, ``model.loss=chunked`` is refused.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading an invalid JSON file always raises ValueError."""
+"""Reading a JSON file gives its content, or raises ValueError if it is invalid."""
 
 from __future__ import annotations
 

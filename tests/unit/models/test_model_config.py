@@ -1,4 +1,6 @@
-"""Invalid ``model`` sections of a recipe are refused before launch, and presets have their published sizes."""
+"""Tests of the ``model`` section of a recipe: invalid values are refused before launch, presets have their published
+sizes, and the estimate of FLOPs agrees with torch's count.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Dropout and NEFTune noise depends on the sample, and not on its batch, padding, packing or recomputation."""
+"""The random noise of training (dropout, layer drop, stochastic depth, NEFTune) depends on the sample, and not on its
+batch, padding, packing or recomputation.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Adapters can be loaded from and saved in peft's format, with equal outputs."""
+"""Adapters can be loaded from and saved in peft's format, with equal outputs; adapters that trireme cannot represent
+are refused.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Every tensor and file in a weight folder is used, named in a warning, or refused; none is silently ignored.
+"""Weights in a folder are used, named in a warning, or refused; only buffers that the model computes itself are passed
+over without a word.
 
 ``check_model`` refuses what it can recognise by names, dtypes and configuration, before any tensor is read.
 """

@@ -1,6 +1,6 @@
-"""A user's DeepSpeed JSON file is completed from the recipe; contradictions and unknown keys are refused.
-
-Also tested: DeepSpeed's operators are compiled once for each environment, and reused.
+"""DeepSpeed's JSON configuration is completed from the recipe: a user's own file, or one made from typed options.
+Contradictions and unknown keys are refused. Also tested: DeepSpeed's operators are compiled once for each environment,
+and reused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Messages of compilers and libraries are hidden from a notebook's user; all other output is shown."""
+"""Some messages of linkers and libraries that would only confuse are hidden in notebooks; other output is shown."""
 
 from __future__ import annotations
 
