@@ -1,4 +1,5 @@
-"""Show what a recipe will train on, before any training: its data sets, and samples as collated for the model.
+"""Collect what ``trireme data`` shows of a recipe before any training: facts about its data sets, and samples as
+collated for the model.
 
 No model is built, and no process group is created. The samples of the training set are those of the first step. Their
 order and all random choices depend only on the seed and the position in the data, so every plan trains on these

@@ -1,4 +1,6 @@
-"""Evaluate a recipe's model on held-out data without training, under any parallelism plan (DDP, ZeRO, FSDP ...)."""
+"""Evaluate a recipe's model on its held-out, further or test data (``trireme evaluate``), without training and under
+any parallelism plan.
+"""
 
 from __future__ import annotations
 

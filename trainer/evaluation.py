@@ -1,4 +1,6 @@
-"""Evaluate data sets under any parallelism plan: compute metrics, generate texts, collect a record of each sample."""
+"""Evaluate data sets on all ranks together: compute metrics and, where asked, generate texts and collect a record of
+each sample.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Find options of a recipe that have no effect in this run; ``trireme check`` and the start of a run list them."""
+"""Find options of a recipe that have no effect in this run, and a few combinations that defeat their purpose; ``trireme
+check`` and the start of a run list them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Save everything and stop a run early: on a signal, and at the wall-clock limit ``trainer.max_time``.
+"""Decide when a run must save everything and stop early: after a signal, or shortly before the wall-clock limit
+``trainer.max_time``.
 
 A scheduler that wants the machine back sends SIGTERM (and SIGKILL some seconds later), SLURM announces the end of a job
 by SIGUSR1 (``--signal=USR1@120``), a user presses Ctrl-C, a lost connection hangs up its terminal (SIGHUP). A rank that

@@ -1,8 +1,8 @@
-"""Write the journal of a run, ``journal.jsonl``: every start, end, checkpoint and rollback, with its time.
+"""Write and read the journal of a run, ``journal.jsonl``: its starts and ends and, with the callback ``report``, its
+checkpoints, rollbacks and measurements, each with its time.
 
 Rank 0 appends one line of JSON per event. Lines are never removed, so the journal shows after the run why and when it
-was restarted. A start without an end means that the process was killed or its machine was lost. The callback ``report``
-writes all events; a run without this callback records starts and ends only.
+was restarted. A start without an end means that the process was killed or its machine was lost.
 """
 
 from __future__ import annotations

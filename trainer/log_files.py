@@ -1,4 +1,4 @@
-"""Set up logging to the terminal and to files in the run folder.
+"""Set up logging to the terminal and, for a run, to files in the run folder.
 
 On the terminal, rank 0 logs from ``run.log_level`` on; other ranks log warnings, each line with its rank. All records
 are kept in the run folder: in ``log.txt`` for rank 0, in ``logs/rankN.log`` for the others. Callbacks display metrics

@@ -1,4 +1,5 @@
-"""Define the optimizers that recipes choose by name, and the parameter groups with and without weight decay.
+"""Define the optimizers that recipes choose by name, divide parameters into groups with and without weight decay, and
+check an optimizer's arguments and its saved states.
 
 Every optimizer here is the target of a file in ``configs/optimizer/``. Any other optimizer can be named by its
 ``_target_`` (``torch.optim.RAdam``); it is called with parameter groups and its recipe arguments.

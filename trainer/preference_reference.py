@@ -1,4 +1,5 @@
-"""Compute the reference of preference losses (DPO, KTO): log-probabilities of all answers under the initial weights.
+"""Compute the reference of preference losses (DPO, IPO, KTO): log-probabilities of all answers under the initial
+weights.
 
 They are computed once, before training and under the run's own plan, and stored in the cache. Their file name in the
 cache is made from a digest of all weights, of the answers' tokens and labels, and of the model's configuration,

@@ -1,4 +1,6 @@
-"""Read a file in a folder that others may have written, unless it is a pipe or a device, which may never end."""
+"""Read a file, or its end, in a folder that others may have written. Pipes and devices are refused, since reading them
+may never end.
+"""
 
 from __future__ import annotations
 

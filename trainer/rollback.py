@@ -1,4 +1,6 @@
-"""Return a run to its last checkpoint after a failure, and continue with new samples instead of the same ones."""
+"""Return a run to its last checkpoint when a callback asks for it, for example after a NaN loss, and continue with new
+samples instead of the same ones.
+"""
 
 from __future__ import annotations
 

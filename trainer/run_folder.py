@@ -1,4 +1,6 @@
-"""Create a run's folder, write its recipe there, and refuse to resume the run with a recipe that changes its losses."""
+"""Create a run's folder with its recipe, compare a recipe with those that runs have saved, and refuse to resume a run
+with a recipe that would change its losses.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""After each step, share requests such as "save" or "stop" between ranks: if one rank makes a request, all follow it.
+"""After each step, share requests such as "save" or "stop" between ranks (if one rank makes a request, all follow it),
+and complete a checkpoint when all ranks have written their part.
 
 Requests come from callbacks and signals, and may differ between ranks.
 """

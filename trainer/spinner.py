@@ -1,6 +1,5 @@
-"""Show a spinner on the terminal while a command starts up: imports, data, the model.
-
-This module also stores whether the process may draw bars and spinners at all (``run.progress``).
+"""Show a spinner on the terminal while a command starts up (imports, data, the model), and store whether the process
+may draw bars and spinners at all (``run.progress``).
 
 A process has one terminal, so it has one spinner. Without a terminal there is none, and ``say`` and ``stop`` do
 nothing.

@@ -1,4 +1,5 @@
-"""Seed all random generators anew before each step, so that a resume needs no saved generator state.
+"""Seed the random generators of torch, numpy and Python anew before each step, so that a resume needs no saved
+generator state.
 
 Fused attention kernels use torch's generator, and some models and users' tasks use those of numpy and Python. Dropout
 is seeded separately (``models/noise.py``).

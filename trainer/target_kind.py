@@ -1,4 +1,5 @@
-"""Check, before a recipe's ``_target_`` is called, that it makes the right kind of object.
+"""Check before a recipe's ``_target_`` is called whether it can make the right kind of object, such as a callback, by
+its methods or its return annotation.
 
 A mistake such as ``os.system`` in place of a callback must never run.
 

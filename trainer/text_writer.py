@@ -1,4 +1,6 @@
-"""Generate a text for each sample of an evaluation, and score it against the reference text."""
+"""Generate texts for the samples of an evaluation, or for the first ones only, and score them against the reference
+texts.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Find trained parameters that get no gradient in the first step, and end the run, since they would never change.
+"""Find trained parameters that get no gradient in the first step, and end the run or warn of them, since they would
+never change.
 
 Usual reasons are a part of a model that the loss does not depend on, an adapter on a layer whose weight the model uses
 without calling the layer, and an autograd graph that activation recomputation has cut. A model family lists the

@@ -1,4 +1,4 @@
-"""Read documents from local files, one at a time, with errors that name the file, the line and a fix.
+"""Read documents and JSON rows from local files, one at a time, with errors that name the file, the line and a fix.
 
 Files are decoded and parsed here and not by `datasets`, whose errors name neither byte nor line. Prepared and streamed
 corpora use the same reader. Nothing here uses the network.

@@ -1,4 +1,4 @@
-"""Read the column names of a table from the beginning of its file."""
+"""Find the names of the columns in a local data file (JSON, CSV, Parquet and others), where this takes little time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Read the rows that ``trireme check`` examines: all rows of small files, else the first rows of the first file."""
+"""Read rows of JSON, Parquet or Arrow files for ``trireme check``: all rows if the files are small, else at most the
+first rows of the first file.
+"""
 
 from __future__ import annotations
 

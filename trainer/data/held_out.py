@@ -1,4 +1,4 @@
-"""Split documents into training and held-out ones by a hash of their text, and find repeated documents.
+"""Split documents or rows into training and held-out ones by a hash of their content, and find repeated ones.
 
 The split is stable: adding, dropping or reordering documents moves no other document to the other split. Prepared and
 streamed corpora have the same split, and a repeated document is never in both parts.

@@ -1,4 +1,6 @@
-"""A data source that reads a data set from the Hugging Face Hub. No other source may use the network."""
+"""A data source that reads a data set from the Hugging Face Hub, from a local folder, or as ``datasets`` saved it. It
+may use the network, unlike trireme's other sources.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Convert rows of labelled images to samples (pixel values and a label), for classification or regression."""
+"""Convert rows of labelled images to samples (pixel values and a label), for classification or regression. Other kinds
+of samples use its functions that open an image, read its size and compute its pixel values.
+"""
 
 from __future__ import annotations
 

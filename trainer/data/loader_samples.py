@@ -1,6 +1,5 @@
-"""PyTorch data sets of the samples of a user's own data loader (``data.loader``), read by position or in order.
-
-The loader's held-out samples have a data set of their own.
+"""PyTorch data sets of the samples of a user's own data loader (``data.loader``): training samples by position or in
+order, and held-out samples by index.
 """
 
 from __future__ import annotations

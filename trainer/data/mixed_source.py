@@ -1,4 +1,5 @@
-"""The dataclass of one source in a mixture of data sources, and the rules that a mixture must satisfy.
+"""The settings of one source in a mixture of data sources, checks of the sources' names and weights, and error messages
+that name the source.
 
 This file imports nothing heavy.
 """

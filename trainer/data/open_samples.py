@@ -1,4 +1,6 @@
-"""Create and check a task's ``Samples`` object, which makes samples from rows: before launch, and at the first row."""
+"""Create the ``Samples`` object of a task, which makes samples from rows. Its class is checked before launch, and its
+results at the first row.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find the image processor or audio feature extractor of a run.
+"""Find or make the image processor or audio feature extractor of a run.
 
 The recipe may name one. Otherwise the one in the folder of the model's weights is used, or a new one is made.
 """

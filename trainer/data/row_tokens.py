@@ -1,8 +1,9 @@
-"""Tokenize all rows of a data set once and cache the tokens, so that rows can be packed by their lengths.
+"""Tokenize all rows of a data set once and cache the tokens, so that rows can be packed by their lengths. For
+``data.group_by_length``, only the lengths are cached.
 
 Without packing, a row is tokenized when it is read. Packing needs the lengths of all rows beforehand. So tokens and
 labels are computed once and cached in the same format as those of documents (``token_files.py``), and no training step
-waits for a tokenizer. Lengths of rows for ``data.group_by_length`` are cached too.
+waits for a tokenizer.
 """
 
 from __future__ import annotations

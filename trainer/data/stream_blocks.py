@@ -1,4 +1,5 @@
-"""Cut a stream of documents into blocks of tokens, shuffle these in windows, and share them among data-parallel ranks.
+"""Make samples of a stream of documents (blocks of tokens, or rows of packed documents), shuffle them in windows, and
+share them among data-parallel ranks.
 
 A resumed run needs two values: the position in the source at which the current window began, and the number of samples
 already used from this window. Tokens that were read but not yet used are not saved; their documents are read again.

@@ -1,4 +1,6 @@
-"""Convert rows of labelled texts, or pairs of texts, to samples for classification or regression."""
+"""Convert rows of labelled texts, or pairs of texts, to samples for classification or regression. Other kinds of
+samples use its functions that choose a tokenizer and count tokens.
+"""
 
 from __future__ import annotations
 

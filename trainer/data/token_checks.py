@@ -1,4 +1,6 @@
-"""Check the tokens and labels in a collator's first micro-batches: their type, range and shift by one token."""
+"""Check the first micro-batches of a user's own collator or samples: tokens and labels must be integers that the model
+knows, labels must stand at the positions that predict them, and the model's main input must be there.
+"""
 
 from __future__ import annotations
 

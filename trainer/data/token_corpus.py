@@ -1,4 +1,6 @@
-"""Give a run the samples of prepared documents: blocks of their tokens, read by index from memory-mapped files."""
+"""Give a run the samples of prepared documents: blocks of tokens, single documents or several in a row. They are read
+by index from memory-mapped files.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Load a pretrained tokenizer, or train a new one on the training documents and cache it.
+"""Load a pretrained tokenizer, or train a new one on the training documents and cache it, and encode documents with it.
 
 By default a byte-level BPE is trained (Radford et al., 2019). It covers every byte, so any text decodes exactly and
 there is no unknown token.

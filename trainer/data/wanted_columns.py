@@ -1,4 +1,6 @@
-"""Find the columns that a task's ``Samples`` class needs, without importing the class, which would take seconds."""
+"""Find the columns that a task's ``Samples`` class needs. trireme's own classes are not imported for this, since that
+would take seconds.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTML building blocks for run reports, such as tables and bars. All text that comes from a run is escaped here."""
+"""HTML building blocks for run reports, such as tables and bars. They escape the plain texts that they are given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Read the files in a run folder for the run report; this works at any time, also while the run is still training.
+"""Read the files in a run folder for the run report, such as metrics, recipe, journal and log; this works also while
+the run is still training.
 
 Only ``metrics.jsonl`` is needed. All other files may be missing, since older versions and runs with fewer callbacks
 write fewer files. No value is trusted: values of an unexpected type are left out, and all text is escaped later.

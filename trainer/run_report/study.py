@@ -1,4 +1,6 @@
-"""Make the section of a run report about a *study* (a hyperparameter search): the table of its trials, and plots."""
+"""Read the folder of a *study* (a hyperparameter search), and make its section in a run report: the table of its
+trials, and plots.
+"""
 
 from __future__ import annotations
 

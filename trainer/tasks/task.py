@@ -1,4 +1,6 @@
-"""The base class of tasks. A task chooses the model's head, and computes the loss and the metrics."""
+"""The base class of tasks. A task chooses the model's head, and computes the loss and the metrics. Functions here also
+tell properties of a recipe's task without creating it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Data types passed to trackers: ``Line`` (the metrics of one step) and ``Status`` (how a run has ended)."""
+"""Data types passed to trackers: ``Line`` (the metrics of one step, under the names that trackers show) and ``Status``
+(how a run has ended).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measure the CPU, memory, network and GPU usage of the main rank's machine and process, for all trackers.
+"""Measure the CPU, memory, network and GPU usage of the main rank's machine and process, for trackers to report.
 
 Other ranks are not measured: ``system/cpu_percent`` and ``system/memory_percent`` are of the machine,
 ``system/process_cpu_percent`` (100 is one core) and ``system/process_memory_mib`` of the process. Network traffic is

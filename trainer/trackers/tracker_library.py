@@ -1,4 +1,4 @@
-"""Find out whether the Python library of a tracker is installed, without importing it."""
+"""Find out whether the Python library of a tracker is installed, and in which version, without importing it."""
 
 from __future__ import annotations
 

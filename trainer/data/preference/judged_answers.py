@@ -1,4 +1,6 @@
-"""Make the texts of KTO samples: each answer labelled good or bad, together with an answer to another prompt."""
+"""Make samples for KTO from texts: each answer labelled good or bad, together with an answer to another prompt.
+Functions here also report how many answers are good, and refuse sets that KTO cannot learn from.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Collator for preference pairs: each sample gives two token sequences, one for its first and one for its second text.
+"""Collators for preference data. Each sample gives two token sequences: the chosen and the rejected answer to a prompt
+or, for KTO, a labelled answer and an answer to another prompt.
 
 ``tasks/preference.py`` describes the targets. A sequence holds one text, or several packed texts that do not attend to
 each other. With packing, texts with the same number in both sequences form a pair.
