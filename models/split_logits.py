@@ -1,4 +1,5 @@
-"""Compute the mean, the log-sum-exp or the label's logit at each position, also where ranks hold shards of the logits.
+"""Compute at each position the label's logit, or the mean or log-sum-exp of all logits, also where each rank holds only
+a shard of the logits.
 
 Tensor parallelism splits logits by vocabulary. They are DTensors, which these functions do not gather: each rank
 reduces its own shard, and the ranks exchange one number per position, or two for log-sum-exp (maximum and sum).

@@ -1,4 +1,6 @@
-"""Sum the values of a text's tokens, for losses that compare texts with each other. A row may hold several texts."""
+"""Sum the values of each text's tokens and count its labels, for losses that compare texts with each other. A row may
+hold several texts.
+"""
 
 from __future__ import annotations
 

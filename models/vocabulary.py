@@ -1,4 +1,6 @@
-"""``Vocabulary``: the size and special tokens of the tokenizer that a model is built for."""
+"""``Vocabulary``: the size and special tokens of the tokenizer that a model is built for. Functions choose a decoder's
+first token, and refuse a tokenizer with more tokens than the model has embeddings.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Choose the files in a folder that hold the model's weights, by file names alone and without importing torch."""
+"""Choose the files in a folder that hold the model's weights, or see that the folder holds an adapter, by file names
+and without importing torch.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check a parallelism plan against the model and the recipe before any process starts, and report all problems."""
+"""Check a parallelism plan against the model and the recipe before ranks start, and list the problems found."""
 
 from __future__ import annotations
 

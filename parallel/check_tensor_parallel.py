@@ -1,4 +1,6 @@
-"""Check, before launch and without importing torch, that tensor parallelism can split a model."""
+"""Check, before launch and without importing torch, that tensor parallelism can split a model, and that sequence
+parallelism can split its samples.
+"""
 
 from __future__ import annotations
 

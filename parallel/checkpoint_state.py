@@ -1,4 +1,5 @@
-"""Convert training state to tensors that a distributed checkpoint can store, and back.
+"""Convert training state to tensors that a distributed checkpoint can store, and back, and divide the tensors among the
+ranks that write them.
 
 Distributed checkpoints store rectangular shards of a tensor. Under tensor parallelism, a rank's shard of a fused
 query-key-value projection is not rectangular: it holds some columns of the query, some of the key and some of the

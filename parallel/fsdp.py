@@ -1,4 +1,5 @@
-"""Apply FSDP2: shard parameters, gradients and optimizer state over one mesh axis, and replicate them over another.
+"""Apply torch's FSDP2 to a model: shard parameters, gradients and optimizer state over ranks, or keep copies on several
+ranks, as the plan says. Parameters are gathered for text generation, and freed after evaluations.
 
 FSDP averages gradients over ranks by default. This is switched off: the loss is already divided by the number of label
 tokens in the global batch, so gradients must be summed.

@@ -1,4 +1,5 @@
-"""The types of a batch: ``MicroBatch`` (one forward pass) and ``StepBatch`` (one data-parallel rank's share of a step).
+"""The types of a batch: ``MicroBatch`` (one forward pass), ``StepBatch`` (one data-parallel rank's share of a step),
+and ``Place`` (where a row lies in a long text that is read over several steps).
 
 Inputs and targets are nested dicts, lists and tuples of tensors. ``map_tensors`` applies a function to every tensor.
 """

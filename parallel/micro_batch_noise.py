@@ -1,4 +1,5 @@
-"""Collect the values of a micro-batch (of texts, images or audio) that dropout and NEFTune noise are computed from.
+"""Make the contexts in which the model or a pipeline stage runs a micro-batch (of texts, images or audio) with dropout
+and NEFTune noise, and collect the values that this noise is computed from.
 
 These are sample positions, document numbers and lengths. NEFTune needs the length of each sample without padding; only
 this file knows which inputs give it.

@@ -1,4 +1,6 @@
-"""Set up the compute precision of a parallelism plan: autocast, loss scaling, and torch's global switches."""
+"""Set up the compute precision of a parallelism plan: autocast, loss scaling, the types of parameters and inputs, and
+torch's global switches.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Join the process group that the environment variables describe, or say why this is not possible.
+"""Join the process group that the environment variables describe, or say why this is not possible, and leave it again.
 
 torch alone would wait for as long as its timeout in training and then show a C++ traceback. If ranks disagreed on the
 world size, it would wait for ever. Here the ranks first compare their settings through the store alone, with a shorter

@@ -1,4 +1,5 @@
-"""Tensor parallelism: split the weight matrices of every block over the tensor-parallel ranks.
+"""Tensor parallelism: split the weight matrices of a model's blocks, its embedding and its head over the
+tensor-parallel ranks, as far as the model's family describes a split.
 
 The method is that of Megatron-LM (https://arxiv.org/abs/1909.08053). Embedding and head are split over the vocabulary,
 and sequence parallelism is optional (https://arxiv.org/abs/2205.05198). The family description of the model says how

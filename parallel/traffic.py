@@ -1,4 +1,4 @@
-"""Count the bytes that a rank sends over the network, by type of collective.
+"""Count the bytes that a rank sends to other ranks, by type of collective, computed from the sizes of the messages.
 
 The counter intercepts torch's communication operators, so it covers DDP's reducer, FSDP2, DTensors, pipeline schedules
 and DeepSpeed. It assumes ring algorithms, which send the least that is possible (Patarasu and Yuan 2009,

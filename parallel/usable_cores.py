@@ -1,4 +1,4 @@
-"""The processor cores that this process may use, on any system. Imports nothing that takes time."""
+"""List the processor cores that this process may use. The file imports nothing that takes time."""
 
 from __future__ import annotations
 

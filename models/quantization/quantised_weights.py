@@ -1,4 +1,5 @@
-"""Load the weights of a quantised model: each layer is quantised when its weight is read from a file or initialised.
+"""Load weights into a quantised model: a weight of a quantised layer is quantised as soon as it is read from a file or
+initialised, unless its file holds it quantised already.
 
 The result depends only on the weight, so all ranks get the same quantised tensors, whichever shards they hold.
 """

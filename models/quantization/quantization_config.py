@@ -1,4 +1,5 @@
-"""The settings under ``model.quantization`` in a recipe, which quantise the weights of a frozen base model for QLoRA.
+"""The settings under ``model.quantization`` in a recipe: how the linear layers of a frozen base model are quantised, on
+which LoRA adapters are then trained (QLoRA).
 
 QLoRA (https://arxiv.org/abs/2305.14314) trains LoRA adapters beside linear layers with 4-bit weights. The 16 values of
 its NF4 format are quantiles of a normal distribution, with one scale for each group of 64 numbers. LLM.int8

@@ -1,4 +1,5 @@
-"""Read already quantised weights from a folder, in the published formats of bitsandbytes, GPTQ, AWQ and torchao.
+"""Find out whether the weights in a folder are quantised already, and read them, in formats of bitsandbytes, GPTQ, AWQ
+and torchao.
 
 The tensors of a layer are joined to one entry under the usual name of the layer's weight. ``read`` dequantises the
 weight, and ``packed`` returns the tensors as they are stored. Code that matches weights with a model by name therefore

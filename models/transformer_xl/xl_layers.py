@@ -1,4 +1,5 @@
-"""The layers of Transformer-XL: relative attention to the current segment and to the memory of earlier segments.
+"""The layers of Transformer-XL: attention, by relative distance, to the current segment and to the memory of earlier
+segments, and a feed-forward part.
 
 An attention score is (q + u) k + (q + v) r. Here r is a projection of the sines and cosines of the distance between
 query and key (paper, section 3.3). Only distances are used, so the memory needs no positions of its own. Modules have

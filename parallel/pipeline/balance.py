@@ -1,4 +1,6 @@
-"""Distribute a model's blocks over pipeline stages so that the slowest stage is as fast as possible."""
+"""Distribute a model's blocks over pipeline stages so that the most expensive stage, by estimated operations per token,
+is as cheap as possible.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Pad the texts of a training step to one length, because pipeline stages allocate their receive buffers beforehand.
+"""Pad the texts of a training step to one length, because pipeline stages allocate their receive buffers beforehand,
+and concatenate the inputs of its micro-batches.
 
 Pipelines run causal language models only, so inputs and labels are tensors with one value per token.
 """

@@ -1,4 +1,5 @@
-"""Wrap a stage of a causal language model for torch's pipeline schedules.
+"""Wrap a stage of a causal language model for torch's pipeline schedules, and describe the hidden states that stages
+send to each other.
 
 The schedules pass hidden states by position and all other inputs by keyword.
 """

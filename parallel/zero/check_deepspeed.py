@@ -1,4 +1,6 @@
-"""Check a DeepSpeed plan before any process starts, and report all problems at once."""
+"""Check a DeepSpeed plan before ranks start (its options, its offload folder, the tools that compile operators), and
+list the problems that are found.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Build the DeepSpeed engine with its optimizer and fp32 weights, and read its gradient norm and loss scale."""
+"""Build a DeepSpeed engine with its optimizer and fp32 weights, destroy it at the end, and read its gradient norm and
+loss scale.
+"""
 
 from __future__ import annotations
 

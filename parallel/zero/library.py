@@ -1,4 +1,5 @@
-"""Import the DeepSpeed package on demand, for the right accelerator and without its log messages.
+"""Import the DeepSpeed package on demand, for the right accelerator and with fewer messages, and give it the process
+group that it needs.
 
 Checks of a recipe import this file to ask whether DeepSpeed is installed. So that they stay fast, torch is imported on
 demand too.

@@ -1,4 +1,5 @@
-"""Load weights and optimizer state from a checkpoint into a DeepSpeed engine; each rank reads only its own part.
+"""Load weights and optimizer state from a checkpoint into a DeepSpeed engine; each rank reads its own part of a split
+tensor, and little more.
 
 A rank of ZeRO holds a range of each flattened tensor. It reads the rows that this range touches instead of the whole
 tensor, so the bytes that a rank reads shrink with the number of ranks. Tensors that are not split are read whole.

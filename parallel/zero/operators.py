@@ -1,4 +1,4 @@
-"""Compile DeepSpeed's C++ operators at first use, one rank at a time.
+"""Find and compile DeepSpeed's C++ operators, at first use or ahead of time, and one rank at a time.
 
 torch guards a build with a lock *file*. If a rank is killed while it compiles, the file stays, and every later run
 would wait for it without end. Builds here also take a lock of the operating system, which is released when its process

@@ -1,4 +1,4 @@
-"""The training strategy for DeepSpeed ZeRO: stages 0 to 3, with offload to CPU memory and disk.
+"""The training strategy for DeepSpeed ZeRO: stages 0 to 3, optionally with offload to CPU memory or disk.
 
 DeepSpeed reduces and clips gradients, scales the loss and runs the optimizer. trireme divides the loss by the number of
 label tokens in the global batch, and tells the engine which micro-batch is the last. It also sets the learning rate by
