@@ -1,4 +1,5 @@
-"""Pytest fixtures that all tests share: one cache folder for the session, cleanup after each test, and a real SLURM.
+"""Pytest fixtures for all tests: prepared data is kept in one folder, logging is restored and leftovers are found after
+a test, and tests that ask for it get a real SLURM cluster.
 
 torch computes with one thread, since ranks share two cores and forked ranks must not inherit a thread pool.
 """

@@ -1,4 +1,6 @@
-"""Tests of two features that build on accelerate: the search for the largest micro-batch, and ``device_map``."""
+"""Tests of two features that build on accelerate: the search for the largest micro-batch, and generation with
+``device_map``, which spreads a model over memory and disk.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tests of runs that train LoRA or DoRA adapters: checkpoints, exports to peft, merging, and training further."""
+"""Tests of runs that train LoRA or DoRA adapters: checkpoints, exports to peft, merging, training further, learning
+rates, results on two ranks, memory, and refusals.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tests of asynchronous checkpoints: they equal synchronous ones, only one is written at a time, and none is lost."""
+"""Tests of asynchronous checkpoints: each holds the state of its own step, only one is written at a time, and a full
+disk, a failure or a kill costs no complete checkpoint.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tests of chats with audio: labels, the same losses under every plan, and answers that depend on the clip."""
+"""Tests of chats with audio: labels, the same losses under DDP, ZeRO and FSDP plans, answers that depend on the clip,
+and refusals.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of resuming a run whose training documents have changed.
+"""Tests of resuming a run whose training documents, or whose length in steps, have changed.
 
 The resume is refused unless ``--resume`` names the checkpoint. Training then continues with the tokenizer of the
 checkpoint.

@@ -1,4 +1,6 @@
-"""Chat fine-tuning gives the same losses under every parallelism plan, and the exported model can answer prompts."""
+"""Tests of fine-tuning on chats: losses under several parallelism plans, and exported models that answer prompts and
+are trained further.
+"""
 
 from __future__ import annotations
 

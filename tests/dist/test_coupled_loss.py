@@ -1,4 +1,6 @@
-"""The contrastive loss takes its negatives from the whole global batch, under every plan and micro-batch size."""
+"""The contrastive loss takes its negatives from the whole global batch, under DDP, FSDP and ZeRO plans, and with any
+micro-batch size.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tests of the training loop: agreement between ranks, callback events, epochs, precision, EMA, streaming data."""
+"""Tests of the training loop: agreement between ranks, callback events, epochs, evaluation, precision, averaged weights
+(EMA), streaming data, recomputation and compilation.
+"""
 
 from __future__ import annotations
 

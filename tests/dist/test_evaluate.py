@@ -1,4 +1,5 @@
-"""``trireme evaluate`` gives the same metrics as the evaluation during training, under any parallelism plan.
+"""``trireme evaluate`` gives the same metrics as the evaluation during training, under several parallelism plans, and
+reads checkpoints and exported models.
 
 The command writes nothing into the run folder.
 """

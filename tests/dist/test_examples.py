@@ -1,4 +1,4 @@
-"""Every notebook in ``examples/`` runs from the first cell to the last in a Jupyter kernel and shows its progress."""
+"""The notebooks in ``examples/`` run from the first cell to the last in a Jupyter kernel and show their results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tests of exports: transformers computes the logits of the trained model, and a failed export leaves no files."""
+"""Tests of exports: transformers computes the logits of the trained model, also from averaged weights, shards of
+several ranks and other engines' checkpoints; a failed export leaves no files.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Training resumes from checkpoints that DeepSpeed wrote, and DeepSpeed loads the checkpoints that trireme writes."""
+"""Training resumes from checkpoints that DeepSpeed wrote, and DeepSpeed loads the files that trireme writes for it
+beside its own checkpoints.
+"""
 
 from __future__ import annotations
 

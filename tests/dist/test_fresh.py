@@ -1,4 +1,4 @@
-"""``--fresh`` and ``trireme.train(fresh=True)`` name every mistake before they move the old run aside."""
+"""``--fresh`` and ``trireme.train(fresh=True)`` check recipe, folders and files before they move the old run aside."""
 
 from __future__ import annotations
 

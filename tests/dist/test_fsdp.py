@@ -1,4 +1,6 @@
-"""Tests of FSDP2: its options do not change the losses, each rank holds only its shard, and frozen parameters work."""
+"""Tests of FSDP2: its options do not change the losses, each rank holds only its shard, and frozen parameters,
+generation, bf16 and fp16 work.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Computing logits and loss in chunks (``model.loss=chunked``) changes no losses or metrics under any kind of plan."""
+"""Computing logits and loss in chunks (``model.loss=chunked``) changes no losses or metrics under DDP, FSDP, ZeRO,
+tensor and pipeline plans.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tests of chats with images: labels, the same losses under every plan, and answers that depend on the image."""
+"""Tests of chats with images: labels, the same losses under DDP, ZeRO and FSDP plans, answers that depend on the image,
+and refusals.
+"""
 
 from __future__ import annotations
 

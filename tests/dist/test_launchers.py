@@ -1,4 +1,6 @@
-"""The same recipe prints the same training lines under every launcher, including SLURM and a notebook."""
+"""The same recipe prints the same training lines under several launchers, including SLURM and a notebook; errors are
+said once, and settings of accelerate become the plan.
+"""
 
 from __future__ import annotations
 

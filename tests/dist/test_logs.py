@@ -1,4 +1,6 @@
-"""Tests of log output: which ranks print to the terminal, with which prefix, and what the log files contain."""
+"""Tests of log output: which ranks print to the terminal, with which prefix, what the log files and JSON lines contain,
+what ``trireme logs`` shows, and that progress bars can be switched off.
+"""
 
 from __future__ import annotations
 

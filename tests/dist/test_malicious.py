@@ -1,4 +1,6 @@
-"""A malicious pickle, placed in any file of a checkpoint that can be loaded, is refused and never executed."""
+"""Malicious pickles in files of checkpoints and weights, of trireme and other libraries, are never executed: files that
+are needed are refused, others are not opened. Paths out of the folder are refused too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Training on a mixture of data sources gives the same loss per source under every plan, and resumes exactly."""
+"""Training on a mixture of data sources gives the same loss per source under several plans, and resumes exactly; wrong
+or changed sources are reported.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The model card of an exported model describes the data, training, metrics and recipe of the run."""
+"""The model card of an exported model or adapter describes the data, training, metrics and recipe of the run, without
+the path of the home folder.
+"""
 
 from __future__ import annotations
 

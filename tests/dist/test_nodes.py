@@ -1,4 +1,5 @@
-"""Tests of machines without a shared disk. Each machine keeps its own checkpoint shards, and any plan can resume.
+"""Tests of machines without a shared disk. Each machine keeps its own checkpoint shards, from which the run can be
+resumed and evaluated under other plans.
 
 Each machine is simulated by one or two ranks with a working folder of their own and a relative ``run.dir``.
 """

@@ -1,4 +1,5 @@
-"""Tests of the callback ``nonfinite``: when one rank's loss is NaN, all ranks skip the step, stop, or roll back.
+"""Tests of the callback ``nonfinite``: when one rank's loss is NaN, all ranks skip the step, stop, or go back to a
+checkpoint.
 
 This holds under every kind of parallelism plan.
 """

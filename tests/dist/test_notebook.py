@@ -1,4 +1,6 @@
-"""``trireme.train`` trains from a notebook cell on one or several processes, and returns metrics, plot and model."""
+"""``trireme.train`` trains from a notebook cell on one or several processes, returns metrics, plot and model, and can
+be stopped and continued.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tests of the callback ``overflow``, which finds the module whose output becomes NaN or infinite."""
+"""Tests of the callback ``overflow``, which finds the module whose output becomes NaN or infinite, and writes down the
+outputs of chosen steps.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The example models and tasks of ``docs/extending.md`` train on several ranks, resume, predict and export."""
+"""The example models and tasks of ``docs/extending.md`` can be trained on several ranks, resumed, exported and used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Custom data loaders and sample orders: the same order on one rank and on two, exact resume, and clear errors."""
+"""Tests of custom data loaders and sample orders: the same order on one rank and on two, exact resume, and clear
+errors.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Custom tasks that call the model in their own ``step`` give the same losses under every parallelism plan.
+"""Custom tasks that call the model in their own ``step`` give the same losses under DDP, FSDP and ZeRO plans.
 
 Pipeline plans refuse such tasks, since no rank of a pipeline holds the whole model.
 """

@@ -1,4 +1,4 @@
-"""Per-parameter learning rates and weight decays give the same losses under every plan, and after a resume."""
+"""Per-parameter learning rates and weight decays give the same losses under several plans, and after a resume."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pipeline parallelism on real ranks gives the losses, gradient norms and gradients of a single process."""
+"""Pipeline parallelism on several ranks gives the losses, gradient norms, gradients and evaluations of one process."""
 
 from __future__ import annotations
 

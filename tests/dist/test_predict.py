@@ -1,4 +1,4 @@
-"""Predictions and generated texts under every plan equal those of a single process, in the order of the data set."""
+"""Predictions and generated texts under several plans equal those of a single process, in the order of the data set."""
 
 from __future__ import annotations
 

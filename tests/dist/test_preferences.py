@@ -1,4 +1,5 @@
-"""DPO, IPO and KTO give the same losses under every parallelism plan, packed or not.
+"""Training on preferences (DPO, IPO and KTO) gives the same losses under several parallelism plans, packed or not; a
+tuned model is exported and writes texts.
 
 The log-probabilities of the reference model are computed once and reused after a resume.
 """

@@ -1,4 +1,6 @@
-"""Tests of training adapters on a quantised base: losses under each plan, resume, checkpoints and exports."""
+"""Tests of training on a quantised base, or with quantised weights: losses under several plans, resume, checkpoints and
+exports, quantised or not.
+"""
 
 from __future__ import annotations
 

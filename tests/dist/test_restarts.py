@@ -1,4 +1,6 @@
-"""Tests of ``--max-restarts``: killed ranks are started again, and the run continues from its last checkpoint."""
+"""Tests of ``--max-restarts``: when a rank or machine is killed, ranks are started again, and the run continues from
+its last checkpoint.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tests of ``trireme search`` with real trials on one and two ranks: pruning, kills, and continuing a search."""
+"""Tests of ``trireme search`` with real trials on one and two ranks: results, pruning, kills, continuing a search,
+custom functions, several objectives, and refusals.
+"""
 
 from __future__ import annotations
 

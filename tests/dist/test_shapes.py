@@ -1,4 +1,6 @@
-"""Models for images, speech and pairs of texts have the same losses under every plan, resume exactly, and export."""
+"""Models for texts, pairs of texts, images, captions and speech have the same losses under DDP, FSDP and ZeRO plans and
+resume exactly; those for images and speech are exported.
+"""
 
 from __future__ import annotations
 

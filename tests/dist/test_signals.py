@@ -1,4 +1,5 @@
-"""On a signal, or shortly before the time limit, all ranks save at the same step and exit.
+"""On a first signal during training, or shortly before the time limit, all ranks save at the same step and exit. A
+signal before training, or a second interrupt, ends the run at once.
 
 The same command then resumes the run bit for bit.
 """

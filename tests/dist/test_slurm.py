@@ -1,4 +1,6 @@
-"""Two-node jobs on a real SLURM are preempted, cancelled or reach their time limit, and then resume exactly."""
+"""Tests of jobs on a real SLURM cluster: exact resumes after preemption, cancellation and time limits, sweeps, ranks
+that fail, logs, refusals, and the scripts of ``docs/slurm.md``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A task whose loss is a mean instead of a sum is refused at the first batch, on all ranks of every plan."""
+"""A task whose loss is a mean instead of a sum is refused at the first batch, on each rank, under several plans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tensor parallelism gives the losses and gradients of a single process in fp32, for every model family that has it."""
+"""Tensor parallelism gives the losses and gradients of a single process in fp32, for the model families with a tensor
+plan, also with FSDP, in pipeline stages and in evaluations.
+"""
 
 from __future__ import annotations
 

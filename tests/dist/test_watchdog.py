@@ -1,4 +1,6 @@
-"""When a rank hangs, the watchdog reports the rank, its line of code, and the collective that other ranks wait in."""
+"""When a rank hangs, the watchdog reports the rank, its line of code, and the collective that other ranks wait in, and
+can end the run.
+"""
 
 from __future__ import annotations
 

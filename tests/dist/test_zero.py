@@ -1,4 +1,6 @@
-"""DeepSpeed ZeRO on two gloo ranks gives the losses, weights and optimizer state of a single process."""
+"""DeepSpeed ZeRO on two gloo ranks gives the losses, weights and optimizer state of a single process, evaluates and
+generates; no rank holds the whole model.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tests of checkpoints under ZeRO: they equal those of one process, and resume exactly; a rank reads only its part."""
+"""Tests of checkpoints under ZeRO: their tensors equal those of one process, training resumes from them, also under
+another stage, and a rank reads only its part.
+"""
 
 from __future__ import annotations
 

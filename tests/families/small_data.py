@@ -1,4 +1,6 @@
-"""Small data sources for tests of many architectures: digits with captions, segmentation maps or boxes, and texts."""
+"""Small data sources for tests of many architectures: digits with captions, segmentation maps or boxes, spoken digits,
+and labelled or translated texts.
+"""
 
 from __future__ import annotations
 

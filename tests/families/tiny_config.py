@@ -1,4 +1,4 @@
-"""Tiny configurations for any architecture of transformers: its defaults, with all sizes reduced."""
+"""Make tiny configurations for architectures of transformers: their defaults, with small sizes and few layers."""
 
 from __future__ import annotations
 
