@@ -1,4 +1,4 @@
-"""Options of a recipe that have no effect are reported; the shipped recipes and plans contain none."""
+"""Tests of notes about options of a recipe without effect: when they appear, and that some shipped plans give none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Every event, flag and field of transformers' callbacks is explained in docs/callbacks.md, with its counterpart."""
+"""Tests that docs/callbacks.md names every event, flag and field of transformers' callbacks, and that the counterparts
+which it names exist.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""JSON with thousands of nested brackets never crashes trireme: each file that contains it is refused or skipped."""
+"""Tests of JSON with thousands of nested brackets: checkpoints, metrics, chats and configurations that contain it are
+refused or skipped, without a crash.
+"""
 
 from __future__ import annotations
 

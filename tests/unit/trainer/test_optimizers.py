@@ -1,4 +1,6 @@
-"""Every optimizer of the ``optimizer`` group works, and norms and biases get no weight decay."""
+"""Tests of optimizers: those of the ``optimizer`` group and others by their path can be built, their implementations
+agree, and norms and biases get no weight decay.
+"""
 
 from __future__ import annotations
 

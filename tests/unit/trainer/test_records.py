@@ -1,4 +1,6 @@
-"""Predictions of all ranks are collected in the order of the data set, without duplicates, in constant memory."""
+"""Tests of collecting the predictions of all ranks, in the order of the data set and in constant memory, and of the
+files with them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of a run's HTML report in a real browser: curves, zooming, comparing runs, and small screens."""
+"""Tests of a run's HTML report in a real browser: curves, zooming, comparisons, small screens, and runs that go on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Unknown files and other runs in a run folder are reported; ``--fresh`` moves only a folder that holds a run."""
+"""Tests of notes about a run folder: unknown files, the run in it, and a run folder that contains it. ``--fresh`` moves
+only a folder that holds a run.
+"""
 
 from __future__ import annotations
 

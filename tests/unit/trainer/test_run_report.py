@@ -1,4 +1,6 @@
-"""Tests of a run's HTML report without a browser: correct numbers, escaped texts, small size, no external files."""
+"""Tests of HTML reports on runs and studies, without a browser: correct numbers, escaped texts, small size, no external
+files, and damaged or missing input.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Learning-rate schedules depend on the step only, and have the shapes that they are named for."""
+"""Tests of learning-rate schedules: their shapes, the same values as in transformers, functions that a user writes, and
+refused options.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A trial reports its metrics to its hyperparameter search, stops when pruned, and goes on if the search is gone."""
+"""Tests of how a trial reports to its hyperparameter search: it stops when pruned, saves or pauses when asked, and goes
+on if the search is gone.
+"""
 
 from __future__ import annotations
 

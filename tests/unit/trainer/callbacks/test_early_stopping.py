@@ -1,4 +1,6 @@
-"""Tests of early stopping and of saving the best model: when a metric has improved, and what a resume restores."""
+"""Tests of early stopping and of saving the best model: when a metric has improved, what a resume restores, and errors
+about missing metrics and wrong arguments.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The callback ``flow`` decides which steps are logged, evaluated and saved, and when a run ends."""
+"""Tests of the callback ``flow``, which decides which steps are logged, evaluated and saved, and when a run ends."""
 
 from __future__ import annotations
 

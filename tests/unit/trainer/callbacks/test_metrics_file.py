@@ -1,4 +1,6 @@
-"""The file ``metrics.jsonl`` stays complete and valid through kills, resumes and full disks."""
+"""Tests of the file ``metrics.jsonl``: who writes it and when, values that are not finite, and what it holds after
+resumes, full disks and removals.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Unit tests of the callback ``nonfinite``, which acts when the gradient is NaN or infinite.
+"""Unit tests of the callback ``nonfinite``, which acts when the gradient is NaN or infinite: it skips steps, stops or
+rolls back the run, and refuses to save damaged weights.
 
 tests/dist/test_nonfinite.py tests the callback in whole runs.
 """

@@ -1,4 +1,6 @@
-"""The callback ``sample`` generates texts with the model that is being trained, and does not change the training."""
+"""Tests of the callback ``sample``, which generates texts during training: the training stays the same, texts can be
+reproduced, and runs that cannot generate are refused or go without samples.
+"""
 
 from __future__ import annotations
 

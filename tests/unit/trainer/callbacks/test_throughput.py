@@ -1,4 +1,4 @@
-"""Tests of reported throughput: rates leave out pauses, and MFU uses the peak FLOP/s of the right hardware."""
+"""Tests of reported throughput: rates leave out pauses, memory is measured, and MFU uses the hardware's peak FLOP/s."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The watchdog's report about a hang says in one sentence where each rank is."""
+"""Tests of the watchdog's report about a hang: it names the ranks that hold the others up, and where each rank is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""With every chat template, exactly the assistant's texts and their end-of-turn tokens are trained on."""
+"""Tests of the labels of chats, with templates of many published models: the model learns what the assistant writes
+(texts, thinking, calls of tools, ends of turns), and nothing else.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Chat messages of every known format are read in full, and malformed messages are refused with the reason."""
+"""Tests of reading chat messages: the forms of contents and tool calls, the names of roles, and which messages are
+learnt or refused.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of chat data sets: reading files, cutting or dropping long rows, refusals, the cache, and batches."""
+"""Tests of chat data sets: files and columns that are read, long or unusable rows, cache, packed rows and batches."""
 
 from __future__ import annotations
 

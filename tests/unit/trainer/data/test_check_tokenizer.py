@@ -1,4 +1,4 @@
-"""Pretrained tokenizers are checked by their files, without loading them."""
+"""Tests of the check of a pretrained tokenizer by its files alone: its size, missing files or packages, and damage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tests of the collator for token blocks: padding, masks, shifted labels, label counts, and sample positions."""
+"""Tests of the collator for token blocks: padding, masks, shifted labels, label counts, sample positions, and random
+numbers that follow from a position.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Rows that lack a value which the task needs are left out and counted."""
+"""Tests of rows that lack a value which the task needs: they are left out and counted, and a data set without any
+complete row is refused.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of data preparation on real text: exact tokens, statistics, caching, concurrent processes, and bad input."""
+"""Tests of preparing texts for training: exact tokens, statistics, splits, caching, several processes and bad input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of custom document sources: a valid one is loaded, and any other is refused with one error."""
+"""Tests of document sources that a user writes: what their methods may return, and how mistakes in them are shown."""
 
 from __future__ import annotations
 

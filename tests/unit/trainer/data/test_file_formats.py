@@ -1,4 +1,4 @@
-"""Tests of reading data files: suffixes, compression, delimiters, and malformed rows. No format is guessed silently."""
+"""Tests of reading data files: suffixes, compression, delimiters, folders of mixed files, and malformed rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Packing by first-fit-decreasing gives the same bins as the textbook algorithm, and is fast for many documents."""
+"""Tests of packing documents into rows by first-fit-decreasing: the same bins as the textbook algorithm, speed, the
+order of bins, and documents longer than a row.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The held-out split depends only on each document's text, has the requested share, and is never empty."""
+"""Tests of how documents are split into training and held-out ones: by hashes of their texts, with the requested share,
+and with a document on each side where possible.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face Hub are loaded from a local server, from the cache, and from saved folders."""
+"""Tests of data sets of the Hugging Face Hub: rows, splits and labels from a local server, cache and saved folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tests of image data: decoding, the image processor, and augmentations that depend on seed and position only."""
+"""Tests of image data: decoding, the image processor, maps of classes, and augmentations that depend on seed and
+position only.
+"""
 
 from __future__ import annotations
 

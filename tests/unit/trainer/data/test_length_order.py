@@ -1,4 +1,6 @@
-"""Grouping samples by length: every sample comes once per epoch, any position can be resumed, and little is padded."""
+"""Tests of grouping samples by length: every sample comes once per epoch, the order can be continued at any position,
+and the samples of a step have similar lengths.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tests of the data loader: shares of data-parallel ranks, resume at any step, and balanced evaluation batches."""
+"""Tests of the data loader: shares of data-parallel ranks, resume at any step, worker processes, and balanced
+evaluation batches.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""In every window of samples, a mixture of data sources is within one or two samples of its configured shares.
+"""Tests of the order in which a mixture takes samples from its data sources: in any window of samples, the number of
+each source differs by at most two from its configured share.
 
 The source and the sample at any position can be computed without those before it.
 """

@@ -1,4 +1,4 @@
-"""Tests of packing several documents into one row, from files, streams and mixtures, and through a resume."""
+"""Tests of packing several documents into one row: from files, streams and mixtures, with labels, after a resume."""
 
 from __future__ import annotations
 

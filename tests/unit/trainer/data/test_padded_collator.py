@@ -1,4 +1,6 @@
-"""Padded batches of texts contain exactly the inputs that the model's forward pass accepts."""
+"""Tests of padding samples to one length: a batch of texts holds the inputs that the model accepts, and arrays of
+several dimensions are padded too.
+"""
 
 from __future__ import annotations
 

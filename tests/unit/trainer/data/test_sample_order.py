@@ -1,4 +1,6 @@
-"""The shuffled order is a permutation in each epoch, differs by seed and epoch, and is close to uniform."""
+"""Tests of the shuffled order: each epoch visits every sample once, orders differ by seed and epoch, and all orders are
+about equally likely.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tests of document sources: every file format gives its documents, and bad input is reported with file and place."""
+"""Tests of document sources (files, Python sources, and data sets of the Hugging Face Hub): the documents that they
+give, and reports of bad input with file and place.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Streamed data has the same blocks as prepared data, one order on any number of ranks, and exact resumes."""
+"""Tests of streamed data: the same blocks as prepared data, one order on any number of ranks, exact resumes, held-out
+samples, and errors while streaming.
+"""
 
 from __future__ import annotations
 

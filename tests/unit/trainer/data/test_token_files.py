@@ -1,4 +1,4 @@
-"""Token files on disk read back exactly, without copying where possible, and also after pickling."""
+"""Tests of files that hold tokens: they read back exactly, often without a copy, and also after pickling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tests of training and loading tokenizers: exact round trips, special tokens, and caching."""
+"""Tests of training and loading tokenizers: decoded texts equal the originals, special tokens, long words, caching, and
+equal results in every process.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The columns that a task needs and that a data source has are compared before any data is prepared."""
+"""Tests of the check that a data source has the columns which the task needs, before any data is prepared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The CTC loss equals that of transformers, samples without labels are not counted, and error rates count edits."""
+"""Tests of speech recognition with the CTC loss: it equals that of transformers, samples without labels count nothing,
+and error rates and predictions are right.
+"""
 
 from __future__ import annotations
 

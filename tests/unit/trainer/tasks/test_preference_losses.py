@@ -1,4 +1,6 @@
-"""The DPO, IPO and KTO losses equal the formulas of the papers computed one text at a time, also for packed texts."""
+"""Tests of preference losses: DPO, IPO and KTO equal the formulas of their papers, also for packed texts; and of
+padding, losses that a user writes, and reported numbers.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the losses and metrics of semantic segmentation and object detection.
+"""Tests of semantic segmentation and object detection: losses, overlaps of boxes, padding, and augmentation.
 
 Padding samples, which only complete a batch, add nothing to the loss, and the order of boxes does not matter.
 """

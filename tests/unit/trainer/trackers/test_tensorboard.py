@@ -1,4 +1,6 @@
-"""TensorBoard's reader finds all values, also after a resume; a failing disk does not end a run."""
+"""Tests of the TensorBoard tracker: the values that TensorBoard's reader finds, also after a resume, and disks that
+fail without ending the run.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tests of the base class of trackers: every metric is reported once, and a failing service never stops a run."""
+"""Tests of the base class of trackers: each metric is reported once, also after resumes and failures of the service;
+kept files, logins, and wrong options.
+"""
 
 from __future__ import annotations
 

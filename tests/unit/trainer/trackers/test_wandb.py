@@ -1,4 +1,4 @@
-"""Tests of W&B's real client with a local server: an interrupted run resumes, and a refused login is an error."""
+"""Tests of W&B's real client with a local server: interrupted runs, logins, and servers that do not answer."""
 
 from __future__ import annotations
 
