@@ -1,4 +1,4 @@
-"""Identify the base model of an adapter run by a digest of its weights, which is computed while the weights are loaded.
+"""Identify the base model of a run that trains adapters, by a digest of its weights computed while they are loaded.
 
 A checkpoint of an adapter run holds the adapters, the fully trained modules and this digest, but not the base weights.
 A resume or an export with a base model of another digest is refused. The digest is computed over the frozen tensors in

@@ -1,4 +1,5 @@
-"""Decide at which steps a repeated action is due: every N steps, or at the end of each pass (epoch) over the data.
+"""Decide at which steps a repeated action is due (every N steps, or at the end of each pass over the data), and at
+which step a run ends.
 
 The recipe keys ``trainer.log_every``, ``trainer.eval_every`` and ``checkpoint.every`` are set in this way. A pass ends
 with the step that reaches its last sample; the same step may also hold the first samples of the next pass.

@@ -1,4 +1,4 @@
-"""Log the closing messages of a run: its result, where its files are, and useful commands to run next."""
+"""Log the closing messages of a run (its result, where its files are, useful commands), and write its summary file."""
 
 from __future__ import annotations
 

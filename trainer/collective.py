@@ -1,4 +1,4 @@
-"""Run a function on several ranks, and raise its error on every rank, so that no rank waits for one that has failed.
+"""Run a function on one, some or all ranks, and share results and errors, so that no rank waits for one that failed.
 
 ``on_main`` and ``on_ranks`` do this for errors with a message for the user (``UserError``, ``ComponentFailed``). Any
 other error is raised where it happened, and the launcher then ends the other ranks.

@@ -1,4 +1,5 @@
-"""When a run resumes, compare its documents, tokenizer and initial weights with those of the checkpoint.
+"""When a run resumes, compare its documents, tokens, tokenizer and initial weights with those of the checkpoint, and
+tell how the learning rate moves if the run has another length.
 
 Their fingerprints are compared, since an unchanged recipe may give other data: its files may have grown, and then a
 tokenizer that is trained on them changes too. An automatic resume refuses other documents. A resume from a named

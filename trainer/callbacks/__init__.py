@@ -1,1 +1,1 @@
-"""The callbacks that come with trireme, one file each."""
+"""The callbacks that come with trireme, their base class, and helpers that they share."""

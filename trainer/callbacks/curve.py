@@ -1,4 +1,5 @@
-"""Curve callback: plot the metrics of a run to ``curve.png`` in the run folder, and update the plot during the run.
+"""Curve callback: plot loss, learning rate, gradient norm and throughput of a run to ``curve.png`` in the run folder,
+and update the plot during the run.
 
 After a resume, earlier values are read from ``metrics.jsonl``, so the plot always shows the whole run.
 """

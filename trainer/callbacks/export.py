@@ -1,4 +1,5 @@
-"""Export callback: write checkpoints as model folders that ``transformers`` can load, while training continues.
+"""Export callback: write checkpoints of a run as model folders that ``transformers`` can load, or as adapters for peft,
+while training continues.
 
 Rank 0 exports in a background thread, one checkpoint at a time; the other ranks are not needed. Old checkpoints may be
 removed during an export, so the thread reads hard links to the checkpoint's files. At the end of training, all ranks

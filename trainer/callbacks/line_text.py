@@ -1,4 +1,6 @@
-"""Format the metrics of a logged step or an evaluation as a line of text, for the terminal and ``log.txt``."""
+"""Format the metrics of a logged step or an evaluation as text for the terminal and ``log.txt``. Values of a user's
+callback that are not single numbers are refused.
+"""
 
 from __future__ import annotations
 

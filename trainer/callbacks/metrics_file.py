@@ -1,4 +1,5 @@
 """Metrics-file callback: write the metrics of all logged steps and evaluations to ``metrics.jsonl`` in the run folder.
+A function here reads the file back.
 
 Each line of the file is a JSON object. Lines are written without buffering, so none is lost when the process is killed.
 A resume removes the lines of steps after its checkpoint. When the disk is full, lines wait in memory and are written

@@ -1,4 +1,5 @@
-"""Watchdog callback: when a run hangs, report which rank the others are waiting for, and at which line of code it is.
+"""Watchdog callback: when a run hangs, report which rank the others are waiting for, and at which line of code it is;
+end the run if the recipe asks for that.
 
 All ranks train in lockstep. When one of them stops (a loader waits for a dead disk, a callback never returns, a rank
 does not enter a collective), all others wait in their next collective, so the cause cannot be seen from one process

@@ -1,1 +1,1 @@
-"""Checkpoints: write, find, read, convert and export them."""
+"""Checkpoints: write, find, read, remove and export them, and read those of other tools."""

@@ -1,4 +1,4 @@
-"""Helpers for the errors and warnings of torch's distributed checkpoint (DCP, ``torch.distributed.checkpoint``)."""
+"""Hide a warning of torch's distributed checkpoint (DCP), and tell from its errors which rank failed and why."""
 
 from __future__ import annotations
 

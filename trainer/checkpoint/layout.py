@@ -1,4 +1,4 @@
-"""Define the files of a checkpoint folder, and check that they are complete and unchanged.
+"""Define the files of a checkpoint folder, list checkpoints, and check that they are complete and unchanged.
 
 ::
 

@@ -1,4 +1,4 @@
-"""Remove old checkpoints of a run, except the newest and the best.
+"""Remove old checkpoints of a run, except the newest and the best, and tell which one is the best.
 
 After a resume from an earlier checkpoint, also rename the checkpoints of later steps, so that no later start resumes
 from them.

@@ -1,4 +1,4 @@
-"""``Source``: the interface through which resume, evaluation and export read a checkpoint of any format.
+"""``Source``: the interface through which resume, evaluation and export read a checkpoint of any known format.
 
 It gives tensors under trireme's names, fills them one by one or in groups, and reports the progress of training.
 ``load/own_checkpoint.py`` implements it for trireme's checkpoints, and ``foreign/`` has one small class for each format

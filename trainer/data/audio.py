@@ -1,4 +1,4 @@
-"""Decode audio to one channel at the sampling rate that a model needs."""
+"""Decode audio to one channel at the sampling rate that a model needs, and read the lengths of audio clips."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""``Collator``, the base class of collators, which make micro-batches of samples.
+"""``Collator``, the base class of collators, which make micro-batches of samples. Helpers give a collator its random
+numbers, and blank the targets of samples that only fill a batch.
 
 A sample is a dict with the columns of one item. Its ``index`` is the item's place in the data set, and its ``position``
 is the sample's place in the endless stream of samples that a run trains on. A collator takes its random numbers from

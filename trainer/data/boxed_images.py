@@ -1,4 +1,4 @@
-"""Samples for object detection: images with bounding boxes and a label for each box."""
+"""Samples for object detection (images with bounding boxes and a label for each box), and their collator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Check a recipe's data before it is prepared: sources must have the required methods, and files must be readable.
+"""Check a recipe's data before it is prepared: the methods of its sources, and files, columns and first rows where
+these can be read quickly. Other functions here list the sources and what can be seen of them.
 
 Neither torch nor datasets is imported, so ``trireme check`` answers at once.
 """

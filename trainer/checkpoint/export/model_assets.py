@@ -1,4 +1,4 @@
-"""Copy all files of an exported model other than its weights: configuration, generation settings, tokenizer."""
+"""Copy what an exported model needs beside its weights: configuration, generation settings, tokenizer, processors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read folders that DeepSpeed's ``save_checkpoint`` wrote: ZeRO stages 0 to 3, any number of ranks, any data type.
+"""Read folders that DeepSpeed's ``save_checkpoint`` wrote under ZeRO stages 0 to 3, with any number of data ranks.
 
 Stages 1 and 2 concatenate the fp32 weights of each parameter group and cut the result into one piece per rank, so one
 parameter may span several pieces. Stage 3 cuts every parameter into equal pieces, one per rank, and each rank

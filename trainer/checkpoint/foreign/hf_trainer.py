@@ -1,4 +1,5 @@
-"""Read checkpoint folders of ``transformers.Trainer``, including those in which DeepSpeed or FSDP saved the tensors.
+"""Read checkpoint folders of ``transformers.Trainer``, including those in which DeepSpeed or FSDP saved the tensors,
+and files that hold weights only.
 
 The weights, ``optimizer.pt``, ``scaler.pt`` and ``trainer_state.json`` are read, and from ``training_args.bin`` the
 batch size (without constructing the pickled objects). Schedules and random states are not read: the learning rate is

@@ -1,4 +1,5 @@
-"""Match the tensor names in another tool's checkpoint with the parameter names of the model.
+"""Match the tensor names in another tool's checkpoint with the parameter names of the model, and warn of weights that
+the model has no place for.
 
 Scripts save the model inside another object (``app.model.<name>``), and wrappers add prefixes (``_orig_mod.``). A
 stored name matches when it ends with a parameter name; the prefix before it must be the same for all tensors.

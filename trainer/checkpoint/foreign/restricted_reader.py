@@ -1,4 +1,4 @@
-"""Unpickle files of other frameworks safely: no code that a pickle names is run.
+"""Unpickle files of other frameworks safely: only tensors, plain values and a few harmless classes are constructed.
 
 Files of ``torch.save`` are read by ``models.torch_files``, which only admits tensors and plain values. Objects that
 DeepSpeed and transformers' Trainer are known to save are replaced by placeholders. The ``.metadata`` of torch's

@@ -1,4 +1,4 @@
-"""Find the checkpoint to resume from: the newest one whose files still match their recorded sizes and digests.
+"""Find the checkpoint to resume from: the newest undamaged one of the run, or one that the user names.
 
 All ranks find the same checkpoint. If machines have no shared disk, each of them then receives the files that it lacks
 (``nodes/node_files.py``).

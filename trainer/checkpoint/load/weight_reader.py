@@ -1,4 +1,4 @@
-"""Read a model's weights from a checkpoint as whole (unsharded) tensors, with bounded memory.
+"""Find a usable checkpoint at a path, and read a model's weights from it as whole tensors, with bounded memory.
 
 The checkpoint may be of any parallelism plan. The ranks do not communicate, so each may read different tensors.
 """

@@ -1,4 +1,4 @@
-"""Create, rename, send and remove the checkpoint files of a run on all nodes (groups of ranks that share a disk).
+"""Create, rename, send, verify and remove a run's checkpoint files on all nodes (groups of ranks that share a disk).
 
 If all ranks see one run folder, there is one node, and no file is sent. Otherwise each node keeps the shards of its own
 ranks, and a copy of all other files. Before a checkpoint is loaded, every node receives the files that it lacks, so

@@ -1,4 +1,4 @@
-"""Find out how a chat template begins and ends an answer, by rendering one question and one answer.
+"""Find out how a chat template begins and ends an answer, by rendering a few small trial chats.
 
 This is done once for each template and its arguments. The conversations of the data set are rendered once, as a whole.
 """

@@ -1,4 +1,5 @@
-"""The dataclass of ``data.chat`` in a recipe: the chat template, and which tokens of a conversation have labels.
+"""The dataclass of ``data.chat`` in a recipe: the chat template, which tokens of a conversation have labels, and what
+becomes of rows that cannot be used.
 
 This file imports nothing heavy, since every command reads it.
 """

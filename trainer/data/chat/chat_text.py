@@ -1,4 +1,6 @@
-"""Render a conversation as text by a chat template, and record for each character which message it comes from."""
+"""Read the chat template of a recipe, render a conversation as text by it, and record for each character which message
+it comes from.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Prepare a tokenizer for chats: set the chat template, add its control tokens, and use an added stop token as EOS."""
+"""Prepare a tokenizer for chats: load or train it, set the chat template, add its control tokens, and use an added stop
+token as EOS.
+"""
 
 from __future__ import annotations
 
