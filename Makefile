@@ -1,11 +1,11 @@
 # make train            set up .venv, and train the recipe pretrain/persimmon_stdlib
-# make test             set up .venv, and run the tests
+# make test             set up .venv, and run the quick tests
 # make test-slow        run slow tests: comparisons of parallelism plans, and whole runs with real launchers
 # make test-long        run tests that take many minutes
-# make parity           compare the losses of every plan with those of a single process (hours)
-# make resume-matrix    save a checkpoint under every plan, and resume it under every other plan
+# make parity           compare the losses of every plan with those of a single process, also of packed documents (hours)
+# make resume-matrix    save a checkpoint under each of ten plans, and resume it under each of them
 # make families         test architectures that have no file in models/families (model.family=auto)
-# make trackers         test every tracker with its real library, in separate environments
+# make trackers         test every tracker with its real library, most in environments of their own
 # make search-engines   test searches with the real Ray Tune, W&B sweeps, SigOpt and Hydra sweepers, in separate environments
 # make lint             check the style (ruff)
 # make types            check the types (basedpyright)

@@ -1,7 +1,7 @@
-"""trireme trains models of transformers from one YAML recipe, with the same losses under every parallelism plan.
+"""The package root, which offers the public names: ``trireme.train``, ``search`` and ``report``, and error classes.
 
-The package root offers the public names, such as ``trireme.train``. It imports nothing heavy, so that
-``trireme --help`` is instant.
+trireme trains models of transformers from one YAML recipe, with the same losses under every parallelism plan.
+This file imports nothing heavy, so that ``trireme --help`` is instant.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Measure how much time a training step takes with trireme's reproducible dropout, compared with torch's dropout.
+"""Measure how much time a training step takes with trireme's reproducible dropout and NEFTune, compared with torch's
+dropout.
 
 trireme draws every dropout mask from a counter-based generator, keyed by seed, step and sample. Four versions of the
 same model take turns: without dropout, with torch's dropout, with trireme's dropout, and with trireme's dropout and

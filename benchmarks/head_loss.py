@@ -1,4 +1,4 @@
-"""Measure the time and memory of the cross-entropy over a large vocabulary.
+"""Measure the time and memory of the cross-entropy over a large vocabulary, computed in three ways.
 
 The loss is computed in chunks (``model.loss=chunked``), from all logits at once, and by torch's
 ``F.linear_cross_entropy``. Each measurement is one forward and backward pass from the last hidden states and the weight

@@ -1,4 +1,5 @@
-"""Count the memory of a rank's live tensors, divided into parameters, gradients, optimizer state and other tensors.
+"""Count the memory of a rank's live tensors, divided into parameters, gradients, optimizer state and other tensors,
+and the state that DeepSpeed keeps on disk for the rank.
 
 ``communication.py`` uses it. Memory that several tensors share is counted once. The other tensors are communication
 buffers, DeepSpeed's copies for offload, and batches.

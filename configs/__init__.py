@@ -1,1 +1,3 @@
-"""The typed schema of recipes and the checks of their values; the folders hold the YAML files of the groups."""
+"""The typed schema of recipes and the checks of their values. Each folder holds the YAML files of one part of a recipe,
+such as ``optimizer/adamw.yaml`` for ``optimizer=adamw``.
+"""

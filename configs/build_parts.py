@@ -1,4 +1,5 @@
-"""Construct a recipe's callbacks, task, collator and optimizer before launch, to report invalid arguments early.
+"""Try a recipe's parts before launch, to report invalid arguments early: construct callbacks, task and collator, test
+the optimizer, and build the model without memory for its weights.
 
 A signature shows which arguments a component takes, but only its constructor can judge their values. Callbacks, task
 and collator are constructed, and callbacks closed again. Data loaders, sample orders and some collators need the open

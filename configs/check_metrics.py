@@ -1,4 +1,6 @@
-"""Check that the metrics named in a recipe exist, and that an evaluation computes them before the run ends."""
+"""Check that the metrics named in a recipe or a search exist, and that the run computes them before they are needed.
+Also refuse callbacks that need averaged weights in a run without them.
+"""
 
 from __future__ import annotations
 

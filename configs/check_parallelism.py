@@ -1,4 +1,6 @@
-"""Check that the parallelism (``plan``) of a recipe fits its batch sizes, model, task, optimizer and checkpoints."""
+"""Check that the parallelism (``plan``) of a recipe fits its other parts: batch sizes, model, task, optimizer,
+evaluations, checkpoints and generation.
+"""
 
 from __future__ import annotations
 

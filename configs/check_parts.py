@@ -1,4 +1,6 @@
-"""Run all checks that compare several parts of a recipe (model, data, plan ...), and return the problems found."""
+"""Run the checks of a recipe's parts (model, data, plan ...) and return the problems: first those of the given values,
+then those that only show when a part is built.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Check that task, callbacks, optimizer and data loader of a recipe name classes that a run can use.
+"""Check that task, callbacks, optimizer and data loader of a recipe name classes or functions that a
+run can use.
 
 Their base classes, methods and the arguments of methods are compared with what a run calls.
 

@@ -1,4 +1,4 @@
-"""List every key of a recipe with its type, default and meaning, for ``trireme keys`` and docs/keys.md.
+"""List the keys of a recipe with their types, defaults and meanings, for ``trireme keys`` and docs/keys.md.
 
 Keys of the typed schema are read from its dataclasses and the docstrings under their fields. Keys of components
 (optimizer, source, callbacks ...) are read from the signatures and docstrings of the targets in each group's files.

@@ -1,4 +1,4 @@
-"""Suggest the right key for an unknown one: a similar key, or trireme's key for an option name of another tool."""
+"""Suggest fixes for unknown keys and values: a similar key of trireme, or what another tool's name is called here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
 """Build the conversation for ``trireme generate --chat`` from a file of messages, a prompt, or both, and tokenize it.
+Also find the tokens at which an answer ends.
 
 Messages may contain images and audio clips if the model accepts them: from the file's messages, or from files given by
 ``--image`` and ``--audio``.

@@ -1,4 +1,5 @@
 """Turn a recipe's name and the overrides of a command line into plain data (nested dicts and lists), through Hydra.
+``show`` prints the answer to one of Hydra's flags instead.
 
 Hydra merges the files (``run_hydra.py``). The modules around it check recipe files (``recipe_file.py``) and overrides
 (``overrides.py``) before Hydra reads them, drop arguments of a replaced ``_target_`` (``replaced_targets.py``) and

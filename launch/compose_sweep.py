@@ -1,4 +1,4 @@
-"""Compose the recipe of every job of a sweep (``--multirun``), through Hydra's sweepers."""
+"""Compose the recipes of a sweep (``--multirun``) through Hydra's sweepers, to run each as a job or to list them."""
 
 from __future__ import annotations
 

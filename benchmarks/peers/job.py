@@ -1,4 +1,5 @@
-"""Code that the scripts of all compared libraries share: the job's settings, its data and model, and time measurements.
+"""Code that the scripts of all compared libraries share: the job's settings, its data and model, and
+measurements of time and memory.
 
 This file runs in the environments of all libraries, so it imports only numpy, torch, transformers and peft.
 """

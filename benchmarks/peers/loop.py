@@ -1,4 +1,4 @@
-"""The training loop and the evaluation that the scripts for accelerate, Fabric and DeepSpeed share.
+"""The data loader, optimizer, training loop and evaluation that the scripts for accelerate, Fabric and DeepSpeed share.
 
 These libraries have no loop of their own. Each script passes its own step, save, and mean of the loss over ranks.
 """

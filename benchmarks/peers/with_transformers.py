@@ -1,4 +1,4 @@
-"""Run the training job of ``compare.py`` with ``transformers.Trainer``."""
+"""Run the training job of ``compare.py`` with ``transformers.Trainer``, or with a subclass such as TRL's."""
 
 from __future__ import annotations
 

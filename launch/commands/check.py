@@ -1,4 +1,4 @@
-"""``trireme check``: report all problems of a recipe without training."""
+"""``trireme check``: report the problems of a recipe, or what its run would do, without training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``trireme evaluate``: compute a checkpoint's metrics on held-out data, under any parallelism plan."""
+"""``trireme evaluate``: compute the metrics of a trained model on held-out or test data, under any parallelism plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``trireme jobs``: list the user's jobs on a SLURM cluster, or the jobs of a sweep with their metric."""
+"""``trireme jobs``: list jobs that trireme submitted to a SLURM cluster, or those of one sweep with their metric."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``trireme train``: train a recipe on this machine."""
+"""``trireme train``: train a recipe, or resume its run if that was stopped."""
 
 from __future__ import annotations
 

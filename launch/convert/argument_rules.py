@@ -1,4 +1,5 @@
-"""Conversion rules for arguments of other tools for which trireme has no key that takes the same values.
+"""Rules that convert arguments of other tools where no key of trireme takes the same value, such as schedules, save
+intervals, trackers, FSDP and DeepSpeed.
 
 A rule chooses a configuration group, computes a value, or reads a file. It gets the draft of the recipe, the argument's
 value, and all arguments. Arguments without a rule are looked up in ``configs/names_of_other_tools.yaml``.

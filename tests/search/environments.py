@@ -41,7 +41,8 @@ TESTED = {
 }
 ABOUT = """# Search engines, tested
 
-This page lists the tests of `trireme search` with the real library of each search engine, over a tiny recipe.
+This page lists the tests of hyperparameter searches over a tiny recipe with the real libraries of Ray Tune, W&B sweeps,
+SigOpt and Hydra's Optuna sweeper. Searches by Optuna itself are tested by `make test` and `make test-slow`.
 `make search-engines` runs the tests and writes this page.
 """
 

@@ -52,8 +52,8 @@ TESTED = {
 ABOUT = """# Trackers, tested
 
 This page lists the tests of every tracker with its real library. `make trackers` runs the tests and writes this page.
-Runs of six steps stop after the third and resume. Then the tracker's records are read back: every line must be there
-once. A local server stands in for services that the tests cannot reach.
+In most tests a run of six steps stops after the third and resumes; then the tracker's records are read back, and every
+line must be there once. Local servers stand in for some services that the tests cannot reach.
 """
 
 
