@@ -1,4 +1,6 @@
-"""Turn argparse's messages, and words that no argument takes, into problems with a field, a reason and a fix."""
+"""Turn the errors of argparse, and words on a command line that it does not recognise, into messages that name the
+argument, the reason and the fix.
+"""
 
 from __future__ import annotations
 

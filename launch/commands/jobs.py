@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> None:
 COMMAND = Command(
     "jobs",
     "[SWEEP]",
-    "list your jobs on the SLURM cluster, or the jobs of a sweep",
+    "list the jobs that trireme submitted to a SLURM cluster, or those of a sweep",
     run,
     arguments,
     description="List the jobs that `trireme launch` has submitted to the SLURM cluster, with state and step. Runs of "

@@ -1,4 +1,6 @@
-"""Dropout and NEFTune act in training only: the model, evaluations, checkpoints and exports keep no trace of them."""
+"""Dropout and NEFTune act in training only: evaluations are free of them, and nothing of them is left in the model
+afterwards, though its saved configuration keeps the dropout rates.
+"""
 
 from __future__ import annotations
 

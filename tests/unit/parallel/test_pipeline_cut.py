@@ -1,4 +1,6 @@
-"""Tests of pipeline parallelism in one process: stages of decoders, idle time of schedules, evaluation, padding."""
+"""Tests of pipeline parallelism in one process: cutting decoders into balanced stages, refused settings, idle time of
+schedules, evaluation, and padding of micro-batches.
+"""
 
 from __future__ import annotations
 
