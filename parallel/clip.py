@@ -18,6 +18,9 @@ from torch.distributed.tensor.placement_types import _StridedShard
 
 from .mesh import Mesh
 
+CACHED = 32_768
+"""Elements of a part whose conversion to float64 stays in the cache of a processor core."""
+
 
 def local(tensor: Tensor) -> Tensor:
     """This rank's shard of a tensor, sharing memory with it."""
@@ -47,12 +50,10 @@ def global_norm(gradients: Sequence[Tensor], mesh: Mesh) -> Tensor:
     kinds: dict[tuple[str, ...], list[Tensor]] = defaultdict(list)
     for gradient in gradients:
         kinds[sharded_axes(gradient)].append(local(gradient))
-    # The CPU adds squares one after the other, so that in fp32 the sum of half a million is wrong by 1e-4.
     dtype = torch.float64 if mesh.device.type == "cpu" else torch.float32
     total = torch.zeros((), device=mesh.device, dtype=dtype)
     for axes in sorted(kinds):  # ranks along these axes have the same parameters, and so the same order of calls
-        norms = torch._foreach_norm(kinds[axes], 2, dtype)
-        squares = torch.stack(norms).square().sum().to(mesh.device)
+        squares = sum_of_squares(kinds[axes], dtype).to(mesh.device)
         for axis in axes:
             group = mesh.group(axis)
             if group is not None:
@@ -61,6 +62,23 @@ def global_norm(gradients: Sequence[Tensor], mesh: Mesh) -> Tensor:
     if mesh.pipeline_group is not None:
         dist.all_reduce(total, group=mesh.pipeline_group)
     return total.sqrt().float()
+
+
+def sum_of_squares(tensors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """The sum of the squares of all elements, computed in ``dtype``: a scalar.
+
+    On a CPU use float64: it adds squares one after the other, so that in fp32 the sum of half a million is wrong by
+    1e-4. For this, parts of the tensors that stay in the cache are converted and multiplied, which takes a third of the
+    time of torch's norm in float64.
+    """
+    if dtype is not torch.float64 or any(tensor.device.type != "cpu" for tensor in tensors):
+        return torch.stack(torch._foreach_norm(tensors, 2, dtype)).square().sum()
+    sums = []
+    for tensor in tensors:
+        for part in tensor.reshape(-1).split(CACHED):
+            wide = part.double()
+            sums.append(torch.dot(wide, wide))
+    return torch.stack(sums).sum()
 
 
 @torch.no_grad()

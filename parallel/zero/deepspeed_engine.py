@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ..clip import sum_of_squares
 from ..strategy import OptimizerFactory
 from .full_tensors import EngineState
 from .json_fill import offload_device, zero_block
@@ -107,7 +108,7 @@ def set_masters(state: EngineState, parameters: dict[str, nn.Parameter], masters
 def gradient_norm(engine: Any) -> Tensor:
     """Norm of the reduced gradient in stage 0, where DeepSpeed does not keep it; summed in fp64, as in other stages."""
     gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
-    return torch.stack([torch.linalg.vector_norm(g, dtype=torch.float64) for g in gradients]).norm().float()
+    return sum_of_squares(gradients, torch.float64).sqrt().float()
 
 
 class LossScaleState:
