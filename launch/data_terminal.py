@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text as Line
 
 from ..trainer.data.report.format_data_report import heading, labels_line, numbers_text, share, sizes_line, spread_cells
-from ..trainer.data.report.views import Numbers, Picture, Piece, Role, Sound, Text, Tokens, View
+from ..trainer.data.report.views import AudioView, ImageView, Numbers, Piece, Role, Text, Tokens, View
 from ..trainer.visible_text import visible
 
 if TYPE_CHECKING:
@@ -120,10 +120,10 @@ def _view(view: View, console: Console) -> Iterator[RenderableType]:
         yield _tokens(view, _has_colours(console))
     elif isinstance(view, Text):
         yield Line(_cut(visible(view.text)))
-    elif isinstance(view, Picture):
+    elif isinstance(view, ImageView):
         yield Line(visible(view.about), "dim")
         yield _image(view.pixels, _has_colours(console))
-    elif isinstance(view, Sound):
+    elif isinstance(view, AudioView):
         yield Line(visible(f"{view.seconds:.2f} s at {view.rate:,} Hz; {view.about}"), "dim")
         yield Line(sparkline(view.samples, 60), "green")
     elif isinstance(view, Numbers):

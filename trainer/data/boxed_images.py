@@ -18,9 +18,9 @@ from .image_collator import stacked
 from .image_rows import image_sizes, opened_image, pixel_values
 from .padded_collator import padded
 from .processors import channels_of, image_processor, vision_part
-from .report.picture_views import with_boxes
+from .report.image_views import with_boxes
 from .report.sample_views import sample_views
-from .report.views import Collated, Picture
+from .report.views import Collated, ImageView
 from .samples import Given, Samples
 
 
@@ -65,7 +65,7 @@ class BoxedImages(Samples):
         there = sample.targets["classes"] != IGNORE
         boxes, classes = sample.targets["boxes"][there], sample.targets["classes"][there].tolist()
         image = sample_views(sample, self.processor, None, self.facts)["pixel_values"]
-        framed = with_boxes(image, boxes, classes) if isinstance(image, Picture) else image
+        framed = with_boxes(image, boxes, classes) if isinstance(image, ImageView) else image
         named = [
             f"{self.facts.labels[number]} at {', '.join(f'{value:.3f}' for value in box)}"
             for number, box in zip(classes, boxes, strict=True)

@@ -292,7 +292,7 @@ import torch
 from dataclasses import dataclass
 from trireme.parallel.micro_batch import MicroBatch
 from trireme.trainer.data.base_collator import Collator, positions
-from trireme.trainer.data.report.views import Picture
+from trireme.trainer.data.report.views import ImageView
 from trireme.trainer.data.samples import Samples
 from trireme.trainer.tasks.sequence_classification import SequenceClassification
 
@@ -345,7 +345,7 @@ class Listed(Plain):
 
 class Pale(Plain):
     def views(self, sample):
-        return {"map": Picture(np.zeros((4, 4), np.float32))}
+        return {"map": ImageView(np.zeros((4, 4), np.float32))}
 
 
 class Task(SequenceClassification):

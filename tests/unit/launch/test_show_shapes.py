@@ -11,8 +11,8 @@ import pytest
 import yaml
 from families.kinds import recipe
 from helpers.command import trireme_here
-from trireme.trainer.data.report.picture_views import class_colour, class_map, joined_patches, stretched, with_boxes
-from trireme.trainer.data.report.views import Picture
+from trireme.trainer.data.report.image_views import class_colour, class_map, joined_patches, stretched, with_boxes
+from trireme.trainer.data.report.views import ImageView
 
 needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
 
@@ -52,7 +52,7 @@ def test_a_map_has_a_colour_for_each_class() -> None:
 
 
 def test_boxes_are_drawn_where_they_are() -> None:
-    grey = Picture(np.zeros((11, 21), np.uint8))
+    grey = ImageView(np.zeros((11, 21), np.uint8))
     framed = with_boxes(grey, np.array([[0.5, 0.5, 0.5, 0.4], [0.0, 0.0, 9.0, 9.0]]), [1, 0]).pixels
     assert tuple(framed[3, 5]) == tuple(framed[7, 15]) == class_colour(1)
     assert not framed[5, 10].any() and not grey.pixels.any()

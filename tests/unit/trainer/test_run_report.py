@@ -161,7 +161,7 @@ def test_every_text_of_a_run_is_escaped(tmp_path: Path) -> None:
     recipe = {**RECIPE, EVIL: EVIL, "plan": {"name": EVIL}, "data": {"eval_sets": {EVIL: 1}}, "model": {"family": EVIL}}
     sample = {"title": EVIL, "shapes": {EVIL: EVIL}, "views": {
         EVIL: {"kind": "tokens", "pieces": [{"text": EVIL, "role": EVIL, "hides": EVIL}]},
-        "picture": {"kind": "picture", "png": '"onerror=alert(3)', "width": 9, "about": EVIL}}}  # fmt: skip
+        "image": {"kind": "image", "png": '"onerror=alert(3)', "width": 9, "about": EVIL}}}  # fmt: skip
     started = {**STARTED, "plan": EVIL, "device": EVIL, "time": EVIL, "references": {EVIL: 1.0},
                "machine": {EVIL: EVIL}, "versions": {EVIL: EVIL}}  # fmt: skip
     measured = {**MEASURED, "sent": {EVIL: 5}, "uncounted": [EVIL]}
@@ -244,7 +244,7 @@ def test_damaged_parts_are_left_out(tmp_path: Path) -> None:
     (run / "journal.jsonl").write_text(
         journal({**STARTED, "machine": 5, "references": []}, odd, {"event": "ended", "step": 1})
     )
-    views = [{"views": {"a": 3}}, {"views": [1]}, 7, {"views": {"p": {"kind": "picture"}}}]
+    views = [{"views": {"a": 3}}, {"views": [1]}, 7, {"views": {"p": {"kind": "image"}}}]
     (run / "shown_samples.json").write_text(json.dumps({"samples": views}))
     assert not Elements(page(Report([read_run(run)], "run"))).open
 

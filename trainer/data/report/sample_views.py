@@ -14,9 +14,9 @@ import numpy as np
 
 from ....models.facts import Facts
 from ....models.loss import IGNORE
-from .picture_views import class_map, denormalised, joined_patches, stretched
+from .image_views import class_map, denormalised, joined_patches, stretched
 from .token_views import token_view
-from .views import Collated, Picture, Sound, Text, View, numbers
+from .views import AudioView, Collated, ImageView, Text, View, numbers
 
 MASKS = (
     *("attention_mask", "decoder_attention_mask", "pixel_mask", "token_type_ids", "mm_token_type_ids", "position_ids"),
@@ -102,13 +102,13 @@ def _image_view(name: str, value: np.ndarray, processor: Any) -> View | None:
     about = f"{' x '.join(map(str, value.shape))}, {value.min():.3g} to {value.max():.3g}" if value.size else ""
     first = value[0] if value.ndim == 4 and len(value) else value
     if name.endswith("pixel_values") and first.ndim == 3 and first.shape[0] in (1, 3, 4) and value.size:
-        return Picture(denormalised(first, getattr(processor, "image_processor", processor)), about)
+        return ImageView(denormalised(first, getattr(processor, "image_processor", processor)), about)
     first = value[0] if value.ndim == 3 and len(value) == 1 else value
     if name.endswith("input_features") and first.ndim == 2 and first.size:
         bands = first.T if first.shape[0] > first.shape[1] else first  # some extractors put time first
-        return Picture(stretched(bands[::-1]), about)
+        return ImageView(stretched(bands[::-1]), about)
     if name.endswith("flattened_patches") and value.ndim == 2 and (joined := joined_patches(value)) is not None:
-        return Picture(joined, about)
+        return ImageView(joined, about)
     return None
 
 
@@ -121,7 +121,7 @@ def _audio_view(name: str, value: np.ndarray, inputs: Mapping[str, np.ndarray], 
     real = value[: int(mask.sum())] if mask is not None and mask.shape == value.shape else value
     real = np.nan_to_num(np.asarray(real, np.float32))
     about = f"{len(value)} numbers, {value.min():.3g} to {value.max():.3g}"
-    return Sound(real / max(float(np.abs(real).max(initial=0.0)), 1e-12), int(rate), about)
+    return AudioView(real / max(float(np.abs(real).max(initial=0.0)), 1e-12), int(rate), about)
 
 
 def _label(name: str, value: np.ndarray, tokenizer: Any, facts: Facts) -> View | None:

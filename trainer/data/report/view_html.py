@@ -17,7 +17,7 @@ import numpy as np
 
 from ...visible_text import visible
 from .format_data_report import number, numbers_text
-from .views import Numbers, Picture, Piece, Role, Sound, Text, Tokens, View
+from .views import AudioView, ImageView, Numbers, Piece, Role, Text, Tokens, View
 
 LEAST_WIDTH = 128
 """Least width at which small images are shown."""
@@ -38,10 +38,10 @@ def stored_view(view: View, most: int | None = None) -> Stored:
         return {"kind": "tokens", "pieces": _stored_pieces(view.pieces, most)}
     if isinstance(view, Text):
         return {"kind": "text", "text": view.text[:most]}
-    if isinstance(view, Picture):
-        return _stored_picture(view, most)
-    if isinstance(view, Sound):
-        return _stored_sound(view)
+    if isinstance(view, ImageView):
+        return _stored_image(view, most)
+    if isinstance(view, AudioView):
+        return _stored_audio(view)
     return {"kind": "text", "text": numbers_text(view) if isinstance(view, Numbers) else ""}
 
 
@@ -50,10 +50,10 @@ def view_html(view: Stored) -> str:
     kind = view.get("kind")
     if kind == "tokens":
         return f"<pre>{''.join(map(_piece_html, view.get('pieces') or ()))}</pre>"
-    if kind == "picture":
-        picture = f'<img alt="" width="{int(view["width"])}" src="data:image/png;base64,{_base64(view["png"])}">'
-        return f'{picture}<span class="dim">{shown_text(view.get("about"))}</span>'
-    if kind == "sound":
+    if kind in ("image", "picture"):  # "picture" and "sound" are the names of earlier versions
+        image = f'<img alt="" width="{int(view["width"])}" src="data:image/png;base64,{_base64(view["png"])}">'
+        return f'{image}<span class="dim">{shown_text(view.get("about"))}</span>'
+    if kind in ("audio", "sound"):
         player = f'<audio controls src="data:audio/wav;base64,{_base64(view["wav"])}"></audio>'
         return f'{_waveform(view["wave"])}{player} <span class="dim">{shown_text(view.get("about"))}</span>'
     return f"<pre>{shown_text(view.get('text'))}</pre>" if kind == "text" else ""
@@ -86,7 +86,7 @@ def _piece_html(piece: Stored) -> str:
     return f'<span class="{role}">{shown_text(piece.get("text"))}{repeated}</span>{hidden}'
 
 
-def _stored_picture(view: Picture, most: int | None) -> Stored:
+def _stored_image(view: ImageView, most: int | None) -> Stored:
     from PIL import Image
 
     image, file = Image.fromarray(view.pixels), io.BytesIO()
@@ -94,10 +94,10 @@ def _stored_picture(view: Picture, most: int | None) -> Stored:
         image.thumbnail((most, most))
     image.save(file, "PNG")
     width = max(LEAST_WIDTH // max(image.width, 1), 1) * image.width
-    return {"kind": "picture", "png": base64.b64encode(file.getvalue()).decode(), "width": width, "about": view.about}
+    return {"kind": "image", "png": base64.b64encode(file.getvalue()).decode(), "width": width, "about": view.about}
 
 
-def _stored_sound(view: Sound) -> Stored:
+def _stored_audio(view: AudioView) -> Stored:
     file = io.BytesIO()
     with wave.open(file, "wb") as out:
         out.setnchannels(1)
@@ -107,7 +107,7 @@ def _stored_sound(view: Sound) -> Stored:
     parts = np.array_split(view.samples, min(COLUMNS, max(len(view.samples), 1)))
     shape = [[round(float(part.min(initial=0.0)), 3), round(float(part.max(initial=0.0)), 3)] for part in parts]
     about = f"{number(view.seconds)} s at {view.rate:,} Hz; {view.about}"
-    return {"kind": "sound", "wav": base64.b64encode(file.getvalue()).decode(), "wave": shape, "about": about}
+    return {"kind": "audio", "wav": base64.b64encode(file.getvalue()).decode(), "wave": shape, "about": about}
 
 
 def _waveform(wave_shape: list[list[float]]) -> str:

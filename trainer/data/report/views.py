@@ -55,7 +55,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageView:
     """An image: uint8 [height, width, 3] or [height, width]."""
 
     pixels: np.ndarray
@@ -63,13 +63,13 @@ class Picture:
     """Size and range of the numbers that the model gets."""
 
     def __post_init__(self) -> None:
-        if self.pixels.dtype != np.uint8 or not _is_picture(self.pixels.shape) or not self.pixels.size:
+        if self.pixels.dtype != np.uint8 or not _is_image(self.pixels.shape) or not self.pixels.size:
             found = f"{self.pixels.dtype} {list(self.pixels.shape)}"
             raise ValueError(f"pixels are {found}; give uint8 [height, width, 3] or [height, width]")
 
 
 @dataclass(frozen=True)
-class Sound:
+class AudioView:
     """An audio clip: float32 [samples], between -1 and 1."""
 
     samples: np.ndarray
@@ -96,7 +96,7 @@ class Numbers:
     range: tuple[Any, Any] | None = None
 
 
-View = Tokens | Text | Picture | Sound | Numbers
+View = Tokens | Text | ImageView | AudioView | Numbers
 
 
 @dataclass(frozen=True)
@@ -134,13 +134,13 @@ def as_view(value: Any) -> View:
     if isinstance(value, str):
         return Text(value)
     if hasattr(value, "convert") and hasattr(value, "getbands"):  # a Pillow image, which need not be installed
-        return Picture(np.asarray(value.convert("RGB")))
-    if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.size and _is_picture(value.shape):
-        return Picture(value)
+        return ImageView(np.asarray(value.convert("RGB")))
+    if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.size and _is_image(value.shape):
+        return ImageView(value)
     if isinstance(value, np.ndarray) or hasattr(value, "__array__"):
         return numbers(value)
     return Text(str(value))
 
 
-def _is_picture(shape: tuple[int, ...]) -> bool:
+def _is_image(shape: tuple[int, ...]) -> bool:
     return len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)

@@ -12,7 +12,8 @@ from trireme.models.facts import Facts
 from trireme.trainer.data.report.sample_views import sample_views
 from trireme.trainer.data.report.set_facts import label_counts, label_facts, spread
 from trireme.trainer.data.report.token_views import token_view
-from trireme.trainer.data.report.views import Collated, Numbers, Picture, Role, Sound, Text, Tokens, as_view
+from trireme.trainer.data.report.view_html import stored_view, view_html
+from trireme.trainer.data.report.views import AudioView, Collated, ImageView, Numbers, Role, Text, Tokens, as_view
 from trireme.trainer.data.tokenizer import TokenizerConfig, load_or_train
 
 TEXTS = ["The ship sails to Piraeus, slowly.", "Rowers row; the drum beats \u00e9ven\u00fcng \u2013 and on.", "To sea!"]
@@ -83,13 +84,13 @@ def test_kinds_of_inputs_are_known_by_their_names() -> None:
     facts = Facts(labels=("cat", "dog"), problem="single_label_classification")
     pixels = np.full((3, 2, 2), 2.0, np.float32)
     views = sample_views(collated({"pixel_values": pixels}, {"labels": np.asarray(1)}), images, None, facts)
-    picture, label = views["pixel_values"], views["labels"]
-    assert isinstance(picture, Picture) and picture.pixels.shape == (2, 2, 3) and picture.pixels.max() == 255
+    image, label = views["pixel_values"], views["labels"]
+    assert isinstance(image, ImageView) and image.pixels.shape == (2, 2, 3) and image.pixels.max() == 255
     assert label == Text("dog")
-    sounds = SimpleNamespace(sampling_rate=8000)
+    extractor = SimpleNamespace(sampling_rate=8000)
     inputs = {"input_values": np.array([0.0, 2.0, -4.0, 9.0], np.float32), "attention_mask": np.array([1, 1, 1, 0])}
-    sound = sample_views(collated(inputs, {}), sounds, None, Facts())["input_values"]
-    assert isinstance(sound, Sound) and sound.samples.tolist() == [0.0, 0.5, -1.0] and sound.rate == 8000
+    clip = sample_views(collated(inputs, {}), extractor, None, Facts())["input_values"]
+    assert isinstance(clip, AudioView) and clip.samples.tolist() == [0.0, 0.5, -1.0] and clip.rate == 8000
     several = Facts(labels=("a", "b", "c"), problem="multi_label_classification")
     assert sample_views(collated({}, {"labels": np.array([1.0, 0.0, 1.0])}), None, None, several) == {
         "labels": Text("a, c")
@@ -115,8 +116,18 @@ def test_values_of_a_custom_display_become_views() -> None:
 
     assert as_view("text") == Text("text") and as_view(3) == Text("3")
     assert as_view(Image.new("L", (3, 2))).pixels.shape == (2, 3, 3)
-    assert isinstance(as_view(np.zeros((2, 2), np.uint8)), Picture)
+    assert isinstance(as_view(np.zeros((2, 2), np.uint8)), ImageView)
     assert as_view(np.zeros(0, np.float32)) == Numbers((0,), "float32")
+
+
+def test_views_that_earlier_versions_stored_are_shown() -> None:
+    """Their kinds were ``picture`` and ``sound``."""
+    image = stored_view(ImageView(np.zeros((2, 2), np.uint8), "a sail"))
+    audio = stored_view(AudioView(np.zeros(8, np.float32), 8000, "a drum"))
+    assert (image["kind"], audio["kind"]) == ("image", "audio")
+    assert '<img alt=""' in view_html(image) and "<audio controls" in view_html(audio)
+    assert view_html({**image, "kind": "picture"}) == view_html(image)
+    assert view_html({**audio, "kind": "sound"}) == view_html(audio)
 
 
 def test_distributions_and_counts() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .views import Picture
+from .views import ImageView
 
 MOST_NAMES = 8
 """Classes of a map that are named."""
@@ -54,14 +54,14 @@ def joined_patches(patches: np.ndarray) -> np.ndarray | None:
     return shown.reshape(rows.max() * side, columns.max() * side, 3)
 
 
-def class_map(numbers: np.ndarray, names: Sequence[str]) -> Picture:
+def class_map(numbers: np.ndarray, names: Sequence[str]) -> ImageView:
     """A map of classes [height, width] with a colour for each class; pixels without a class are black."""
     known = (numbers >= 0) & (numbers < len(names))
     colours = np.array([(0, 0, 0), *(class_colour(number) for number in range(len(names)))], np.uint8)
     counts = np.bincount(numbers[known].astype(np.int64), minlength=len(names))
     often = [number for number in np.argsort(-counts, kind="stable")[:MOST_NAMES] if counts[number]]
     shares = [f"{names[number]} {counts[number] / numbers.size:.1%}" for number in often]
-    return Picture(colours[np.where(known, numbers + 1, 0)], ", ".join(shares) or "no class")
+    return ImageView(colours[np.where(known, numbers + 1, 0)], ", ".join(shares) or "no class")
 
 
 def class_colour(number: int) -> tuple[int, int, int]:
@@ -70,14 +70,14 @@ def class_colour(number: int) -> tuple[int, int, int]:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def with_boxes(picture: Picture, boxes: np.ndarray, classes: Sequence[int]) -> Picture:
+def with_boxes(image: ImageView, boxes: np.ndarray, classes: Sequence[int]) -> ImageView:
     """An image with a frame around each box.
 
     Args:
         boxes: [boxes, 4], middle and size as shares of the image.
         classes: number of the class of each.
     """
-    pixels = picture.pixels if picture.pixels.ndim == 3 else np.repeat(picture.pixels[:, :, None], 3, 2)
+    pixels = image.pixels if image.pixels.ndim == 3 else np.repeat(image.pixels[:, :, None], 3, 2)
     pixels = pixels.copy()
     high, wide = pixels.shape[:2]
     for (x, y, width, height), number in zip(boxes, classes, strict=True):
@@ -85,7 +85,7 @@ def with_boxes(picture: Picture, boxes: np.ndarray, classes: Sequence[int]) -> P
         top, bottom = (int(np.clip(round(edge * (high - 1)), 0, high - 1)) for edge in (y - height / 2, y + height / 2))
         pixels[[top, bottom], left : right + 1] = class_colour(number)
         pixels[top : bottom + 1, [left, right]] = class_colour(number)
-    return Picture(pixels, picture.about)
+    return ImageView(pixels, image.about)
 
 
 def _per_channel(values: Any, pixels: np.ndarray) -> bool:
