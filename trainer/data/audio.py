@@ -53,10 +53,10 @@ def decoded(stored: Any) -> tuple[np.ndarray, int]:
     return samples, own
 
 
-def seconds(sounds: Sequence[Any]) -> list[float]:
+def seconds(clips: Sequence[Any]) -> list[float]:
     """Lengths of stored audio clips, read from their headers; files that are no audio clips are left out."""
     found = []
-    for stored in sounds:
+    for stored in clips:
         if isinstance(stored, dict) and "array" in stored:
             found += [len(stored["array"]) / rate] if (rate := float(stored.get("sampling_rate") or 0)) > 0 else []
             continue

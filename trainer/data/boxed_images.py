@@ -79,7 +79,7 @@ class BoxedImages(Samples):
 @dataclass
 class BoxCollator(Collator):
     """Stacks images of one size. The targets are ``boxes`` [images, most, 4] as shares of the image (middle and
-    size), ``classes`` [images, most], and ``pictures``, false for rows that only fill a place."""
+    size), ``classes`` [images, most], and ``real_images``, false for rows that only fill a place."""
 
     micro_batch_size: int
     """Samples of one forward pass; given by the engine from ``trainer.micro_batch_size``."""
@@ -89,6 +89,6 @@ class BoxCollator(Collator):
         targets = {
             "boxes": padded([sample["boxes"] for sample in samples], most, 0.0),
             "classes": padded([sample["classes"] for sample in samples], most, IGNORE),
-            "pictures": torch.ones(len(samples), dtype=torch.bool),
+            "real_images": torch.ones(len(samples), dtype=torch.bool),
         }
         return MicroBatch({"pixel_values": stacked(samples)}, targets, positions(samples), len(samples))

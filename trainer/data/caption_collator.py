@@ -13,7 +13,7 @@ from ...models.facts import Facts
 from ...models.vocabulary import Vocabulary, decoder_start
 from ...parallel.micro_batch import MicroBatch
 from .base_collator import Collator, Sample, positions
-from .image_text_rows import PICTURES
+from .image_text_rows import IMAGE_ARRAYS
 from .padded_collator import padded
 from .seq2seq_collator import written
 
@@ -37,7 +37,7 @@ class CaptionCollator(Collator):
     def micro_batch(self, samples: Sequence[Sample]) -> MicroBatch:
         inputs = {
             name: torch.from_numpy(np.stack([sample[name] for sample in samples]))
-            for name in PICTURES
+            for name in IMAGE_ARRAYS
             if name in samples[0]
         }
         targets = [np.asarray(sample["labels"]) for sample in samples]

@@ -18,7 +18,7 @@ from .file_text import refuse_encoding
 if TYPE_CHECKING:
     from datasets import Dataset
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 
 
 @dataclass
@@ -87,7 +87,7 @@ class CaptionedFolder:
         found = ((file, file.with_suffix(".txt")) for file in self._images())
         pairs = [(image, text) for image, text in found if text.is_file()]
         if not pairs:
-            why = f"holds no image ({', '.join(PICTURES)}) with a text file of its name beside it"
+            why = f"holds no image ({', '.join(IMAGE_SUFFIXES)}) with a text file of its name beside it"
             fix = "name a folder with pairs such as owl.png and owl.txt"
             raise UserError(Problem("data.source.path", why, fix, self.path))
         return pairs
@@ -96,4 +96,4 @@ class CaptionedFolder:
         folder = Path(os.path.expanduser(self.path))
         if not folder.is_dir():
             raise UserError(Problem("data.source.path", "there is no such folder", "name one", self.path))
-        return [file for file in sorted(folder.rglob("*")) if file.suffix.lower() in PICTURES]
+        return [file for file in sorted(folder.rglob("*")) if file.suffix.lower() in IMAGE_SUFFIXES]

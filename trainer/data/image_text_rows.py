@@ -16,7 +16,7 @@ from .samples import Given, Samples
 from .text_rows import ended, text_processor, token_counts
 from .text_values import vocabulary_of
 
-PICTURES = ("pixel_values", "flattened_patches", "attention_mask", "pixel_mask")
+IMAGE_ARRAYS = ("pixel_values", "flattened_patches", "attention_mask", "pixel_mask")
 """Arrays that image processors make of an image."""
 IMAGE_TOKENS = ("image_token_id", "image_token_index")
 """Configuration fields of models whose token sequence contains placeholder tokens for the image."""
@@ -73,7 +73,7 @@ class WrittenCaptions(CaptionedImages):
         image = opened_image(row["image"], self.channels)
         seen = self.processor.image_processor(images=image, return_tensors="np")
         seen = seen if isinstance(seen, Mapping) else {"pixel_values": seen}
-        found = {name: plain(value[0]) for name, value in seen.items() if name in PICTURES}
+        found = {name: plain(value[0]) for name, value in seen.items() if name in IMAGE_ARRAYS}
         if self.among and found["pixel_values"].ndim == 3:
             found["pixel_values"] = found["pixel_values"][None]
         return {**found, "labels": ended(tokenizer, row["text"], tokenizer, self.text_length)}

@@ -107,7 +107,7 @@ class RowFiles:
         return list(chosen.files), formats[0]
 
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
 """Suffixes by which a folder counts as one of images; the reader of ``datasets`` knows more."""
 
 
@@ -129,10 +129,10 @@ class Folder:
             from datasets import Dataset
             from pyarrow import ArrowException
 
-            from .sound_folder import sound_rows
+            from .audio_folder import audio_rows
 
             try:
-                return Dataset.from_list(sound_rows(folder))
+                return Dataset.from_list(audio_rows(folder))
             except (ArrowException, TypeError) as error:
                 why = f"has metadata whose columns hold values of several types: {' '.join(str(error).split())}"
                 fix = "give every row of a column the same type"
@@ -144,8 +144,8 @@ class Folder:
         folder = self._folder()
         if self.kind == "audio":
             self.column_names()
-        elif not any(file.suffix.lower() in PICTURES for file in folder.rglob("*")):
-            why = f"holds no images ({', '.join(PICTURES)})"
+        elif not any(file.suffix.lower() in IMAGE_SUFFIXES for file in folder.rglob("*")):
+            why = f"holds no images ({', '.join(IMAGE_SUFFIXES)})"
             fix = "name a folder with one subfolder of images per label, or set data.source.kind=audio"
             raise UserError(Problem("data.source.path", why, fix, self.path))
 
@@ -153,9 +153,9 @@ class Folder:
         """Names of the columns of audio clips; None for images, of which the reader of ``datasets`` decides."""
         if self.kind != "audio":
             return None
-        from .sound_folder import sound_columns
+        from .audio_folder import audio_columns
 
-        return sound_columns(self._folder())
+        return audio_columns(self._folder())
 
     def fingerprint(self) -> str:
         return self._fingerprint(time_stamp)

@@ -71,11 +71,11 @@ class SpeechCollator(Collator):
         return super().__call__([{**one, self.name: self.mask(one[self.name], place)} for one, place in pairs])
 
     def micro_batch(self, samples: Sequence[Sample]) -> MicroBatch:
-        inputs, lengths = self.sounds(samples)
+        inputs, lengths = self.audio_inputs(samples)
         frames = self.frames(torch.tensor(lengths)).to(torch.int64)
         return MicroBatch(inputs, self._targets(samples, frames), positions(samples), int(frames.sum()))
 
-    def sounds(self, samples: Sequence[Sample]) -> tuple[dict[str, torch.Tensor], list[int]]:
+    def audio_inputs(self, samples: Sequence[Sample]) -> tuple[dict[str, torch.Tensor], list[int]]:
         """Inputs of the model, and the length of each audio clip."""
         lengths = [sample[self.name].shape[time_axis(sample[self.name], self.extractor)] for sample in samples]
         if self.fixed:
@@ -87,8 +87,8 @@ class SpeechCollator(Collator):
                 why = f"is shorter than an audio clip of {longest / self.rate:.2f} seconds"
                 raise UserError(Problem("collator.longest_seconds", why, "raise it", self.longest_seconds))
             longest = room
-        sounds = [sample[self.name] for sample in samples]
-        inputs = {self.name: padded(sounds, longest, getattr(self.extractor, "padding_value", 0.0))}
+        clips = [sample[self.name] for sample in samples]
+        inputs = {self.name: padded(clips, longest, getattr(self.extractor, "padding_value", 0.0))}
         if self.takes_mask:
             inputs["attention_mask"] = padded([np.ones(length, np.int64) for length in lengths], longest, 0)
         return inputs, lengths
@@ -99,25 +99,25 @@ class SpeechCollator(Collator):
         texts = [sample["labels"] for sample in samples]
         return {"labels": padded(texts, max(map(len, texts)), IGNORE), "frames": frames}
 
-    def mask(self, sound: np.ndarray, position: int) -> np.ndarray:
+    def mask(self, clip: np.ndarray, position: int) -> np.ndarray:
         """A copy of an audio clip with silent spans, which depend on its ``position`` in the stream."""
-        axis = time_axis(sound, self.extractor)
-        length = sound.shape[axis]
-        rate = self.rate if sound.ndim == 1 else self.rate / getattr(self.extractor, "hop_length", FRAME * self.rate)
+        axis = time_axis(clip, self.extractor)
+        length = clip.shape[axis]
+        rate = self.rate if clip.ndim == 1 else self.rate / getattr(self.extractor, "hop_length", FRAME * self.rate)
         span = min(max(round(self.span_seconds * rate), 1), length)
-        numbers = draws(self.seed, position, "sound")
+        numbers = draws(self.seed, position, "sound")  # part of the seed; another name would draw other spans
         count = int(self.masked * length / span + numbers.random())  # a fraction of a span is drawn
-        sound = sound.copy()
-        silent = np.moveaxis(sound, axis, 0)  # a view
+        clip = clip.copy()
+        silent = np.moveaxis(clip, axis, 0)  # a view
         for start in numbers.integers(length - span + 1, size=count):
             silent[start : start + span] = 0.0
-        return sound
+        return clip
 
 
-def time_axis(sound: np.ndarray, extractor: Any) -> int:
+def time_axis(clip: np.ndarray, extractor: Any) -> int:
     """The dimension of an audio clip's features that is time: the last one of [frequencies, time], the middle one of
     [channels, time, frequencies], else the first."""
-    if sound.ndim == 3:
+    if clip.ndim == 3:
         return 1
     size = getattr(extractor, "feature_size", None)
-    return 1 if sound.ndim == 2 and sound.shape[0] == size and sound.shape[1] != size else 0
+    return 1 if clip.ndim == 2 and clip.shape[0] == size and clip.shape[1] != size else 0

@@ -26,7 +26,7 @@ from .tokenizer_kinds import SPEECH
 from .waveform_frames import output_frames
 
 
-class LabelledSounds(Samples):
+class LabelledAudio(Samples):
     """Audio clips with a label: a class, several classes, or a number (``labels.py``)."""
 
     columns: ClassVar[dict[str, bool]] = {"audio": True, "label": True}
@@ -40,11 +40,11 @@ class LabelledSounds(Samples):
         self.frames = output_frames(given.model)
 
     def sample(self, row: dict[str, Any]) -> Sample:
-        sound = features(self.processor, row["audio"])
-        values = next(iter(sound.values()))
+        arrays = features(self.processor, row["audio"])
+        values = next(iter(arrays.values()))
         if values.ndim == 1 and self.frames(len(values)) < 1:
             raise ValueError(f"its audio of {len(values)} samples is too short for one frame of the model")
-        return {**sound, "label": self.labels.of(row)}
+        return {**arrays, "label": self.labels.of(row)}
 
     def show(self, row: dict[str, Any]) -> dict[str, str]:
         return _shown(row, "label")
@@ -74,13 +74,13 @@ class TranscribedSpeech(Samples):
         text = " ".join(str(row["text"] or "").split())
         if not text:
             raise ValueError("it has no text")
-        sound = features(self.features, row["audio"])
+        arrays = features(self.features, row["audio"])
         labels = np.asarray(self.processor.tokenizer.encode(self.fold(text)), np.int64)
-        frames = int(self.frames(len(next(iter(sound.values())))))
+        frames = int(self.frames(len(next(iter(arrays.values())))))
         needed = len(labels) + int((labels[1:] == labels[:-1]).sum())  # a blank stands between two equal ones
         if frames < needed:
             raise ValueError(f"its audio gives {frames} frames, too few for a text of {needed} characters and blanks")
-        return {**sound, "labels": labels}
+        return {**arrays, "labels": labels}
 
     def show(self, row: dict[str, Any]) -> dict[str, str]:
         return _shown(row, "text")
@@ -98,11 +98,11 @@ def features(extractor: Any, stored: Any) -> dict[str, np.ndarray]:
         ValueError: the clip is longer than this length.
     """
     rate = extractor.sampling_rate
-    sound = waveform(stored, rate)
+    samples = waveform(stored, rate)
     most = getattr(extractor, "n_samples", None) or getattr(extractor, "nb_max_samples", None)
-    if most is not None and len(sound) > most:
-        raise ValueError(f"its audio of {len(sound) / rate:.1f} s is longer than the {most / rate:g} s that fit")
-    found = extractor(sound, sampling_rate=rate, return_attention_mask=False)
+    if most is not None and len(samples) > most:
+        raise ValueError(f"its audio of {len(samples) / rate:.1f} s is longer than the {most / rate:g} s that fit")
+    found = extractor(samples, sampling_rate=rate, return_attention_mask=False)
     name = extractor.model_input_names[0]
     return {name: np.asarray(found[name][0], np.float32)}
 

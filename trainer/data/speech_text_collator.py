@@ -30,7 +30,7 @@ class SpeechTextCollator(SpeechCollator):
     """Padded lengths of texts are multiples of this."""
 
     def micro_batch(self, samples: Sequence[Sample]) -> MicroBatch:
-        inputs, lengths = self.sounds(samples)
+        inputs, lengths = self.audio_inputs(samples)
         targets = [np.asarray(sample["labels"]) for sample in samples]
         start = decoder_start(self.model, self.facts.vocabulary or Vocabulary(0))
         read, labels = written(targets, start, self.pad_token_id, self.pad_to_multiple_of)

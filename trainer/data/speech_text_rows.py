@@ -52,7 +52,7 @@ class WrittenSpeech(Samples):
         return {"tokens": self.length}
 
 
-class CaptionedSounds(Samples):
+class CaptionedAudio(Samples):
     """An audio clip and its caption, for models that read both."""
 
     columns: ClassVar[dict[str, bool]] = {"audio": True, "text": True}

@@ -15,20 +15,20 @@ class AudioContrastive(Contrastive):
     """Cross-entropy of finding each clip's caption, and each caption's clip, among those of the global batch. Each
     direction has a temperature of its own. Metrics are those of the task for images."""
 
-    samples = "trireme.trainer.data.speech_text_rows.CaptionedSounds"
-    collator = "trireme.trainer.data.sound_text_collator.SoundTextCollator"
+    samples = "trireme.trainer.data.speech_text_rows.CaptionedAudio"
+    collator = "trireme.trainer.data.audio_text_collator.AudioTextCollator"
 
     def features(self, outputs: Any) -> dict[str, Tensor]:
         from .contrastive_loss import scale_sums
 
-        sound, text = outputs.audio_embeds, outputs.text_embeds
-        sums = scale_sums(outputs.logits_per_audio, sound, text), scale_sums(outputs.logits_per_text, text, sound)
-        return {"sound": sound, "text": text, "sums": sums[0], "text_sums": sums[1]}
+        audio, text = outputs.audio_embeds, outputs.text_embeds
+        sums = scale_sums(outputs.logits_per_audio, audio, text), scale_sums(outputs.logits_per_text, text, audio)
+        return {"audio": audio, "text": text, "sums": sums[0], "text_sums": sums[1]}
 
     def loss(self, outputs: Any, targets: dict[str, Any]) -> Tensor:
         from .contrastive_loss import pair_losses, scale_of
 
-        arguments = outputs["sound"], outputs["text"], scale_of(outputs["sums"]), targets["paired"]
+        arguments = outputs["audio"], outputs["text"], scale_of(outputs["sums"]), targets["paired"]
         return pair_losses(*arguments, other_scale=scale_of(outputs["text_sums"]))[0]
 
     def evaluate(self, outputs: Any, targets: dict[str, Any]) -> Sums:

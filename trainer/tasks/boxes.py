@@ -22,7 +22,7 @@ def image_losses(
     """
     logits, found = logits.float(), found.float()
     sums = {name: logits.sum() * 0.0 for name in ("loss", "boxes", "right", "overlap")}
-    for image in targets["pictures"].nonzero().flatten().tolist():
+    for image in targets["real_images"].nonzero().flatten().tolist():
         classes = targets["classes"][image]
         there = classes >= 0
         one = _image_loss(logits[image], found[image], classes[there], targets["boxes"][image][there], weights, nothing)

@@ -19,7 +19,7 @@ class ImageChat(CausalLM):
 
     head = "image_text_to_text"
     chats = True
-    samples = "trireme.trainer.data.chat.media_chat_rows.PicturedChats"
+    samples = "trireme.trainer.data.chat.media_chat_rows.ImageChats"
     collator = "trireme.trainer.data.media_collator.MediaCollator"
     placeholders: tuple[int, ...] = ()
     """Tokens in whose places the model puts images and audio clips."""

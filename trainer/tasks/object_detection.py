@@ -38,7 +38,7 @@ class ObjectDetection(Task):
         self.weights, self.nothing = (class_weight, box_weight, overlap_weight), nothing
 
     def count(self, targets: dict[str, Any]) -> int:
-        return int(targets["pictures"].sum())
+        return int(targets["real_images"].sum())
 
     def loss(self, outputs: Any, targets: dict[str, Any]) -> Tensor:
         from .boxes import image_losses
@@ -49,7 +49,7 @@ class ObjectDetection(Task):
         from .boxes import image_losses
 
         sums = image_losses(outputs.logits, outputs.pred_boxes, targets, self.weights, self.nothing)
-        return {**sums, "labels": targets["pictures"].sum()}
+        return {**sums, "labels": targets["real_images"].sum()}
 
     def metrics(self, sums: dict[str, Any]) -> dict[str, float]:
         boxes = max(sums["boxes"], 1.0)

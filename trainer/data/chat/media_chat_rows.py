@@ -85,7 +85,7 @@ class MultimodalChats(Chats):
         return super().lengths(rows)
 
 
-class PicturedChats(MultimodalChats):
+class ImageChats(MultimodalChats):
     """Conversations with images in their messages, or in a column beside them."""
 
     columns: ClassVar[dict[str, bool]] = WITH_IMAGES

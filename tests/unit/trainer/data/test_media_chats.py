@@ -19,7 +19,7 @@ from trireme.models.loss import IGNORE
 from trireme.trainer.data.base_collator import without_targets
 from trireme.trainer.data.chat.chat_config import ChatConfig
 from trireme.trainer.data.chat.media import AUDIO, IMAGE, Kind
-from trireme.trainer.data.chat.media_chat_rows import MultimodalChats, PicturedChats
+from trireme.trainer.data.chat.media_chat_rows import ImageChats, MultimodalChats
 from trireme.trainer.data.chat.media_encoder import MediaEncoder, kinds_of, longest_clip
 from trireme.trainer.data.data_config import DataConfig
 from trireme.trainer.data.media_collator import MediaCollator
@@ -193,10 +193,10 @@ def test_every_row_has_the_kinds_of_the_first(tmp_path: Path) -> None:
             samples.encoder(row_of(media, other))
     samples = MultimodalChats(given(tmp_path, [row_of(media, other)], gemma3n()))
     assert samples.encoder.media == (IMAGE, AUDIO)
-    pictured = PicturedChats(given(tmp_path, [row_of(media, other)], gemma3n()))
-    assert pictured.encoder.media == (IMAGE,)
+    images = ImageChats(given(tmp_path, [row_of(media, other)], gemma3n()))
+    assert images.encoder.media == (IMAGE,)
     with pytest.raises(UserError, match="puts no images among tokens"):
-        PicturedChats(given(tmp_path / "other", [row_of(seen)], qwen2_audio()))
+        ImageChats(given(tmp_path / "other", [row_of(seen)], qwen2_audio()))
 
 
 def test_clips_of_several_lengths_and_types_of_tokens_are_padded() -> None:

@@ -18,7 +18,7 @@ from trireme.trainer.data.data_config import DataConfig
 from trireme.trainer.data.row_files import Folder
 from trireme.trainer.data.samples import Given
 from trireme.trainer.data.speech_collator import SpeechCollator
-from trireme.trainer.data.speech_rows import LabelledSounds, TranscribedSpeech
+from trireme.trainer.data.speech_rows import LabelledAudio, TranscribedSpeech
 from trireme.trainer.data.tokenizer import TokenizerConfig
 from trireme.trainer.data.waveform_frames import output_frames
 
@@ -157,7 +157,7 @@ def test_a_folder_of_audio_gives_labels_or_its_metadata(tmp_path: Path) -> None:
     rows = Folder(str(tmp_path), "audio").rows(str(tmp_path / "cache"))
     assert rows["label"] == ["a", "b"] and rows[0]["audio"]["path"] == "a/1.wav"
     made = Given(DataConfig({"_target_": "x"}, sampling_rate=RATE), rows, tmp_path, "print", None, MODEL)
-    samples = LabelledSounds(made)
+    samples = LabelledAudio(made)
     assert samples.sample(rows[1])["label"] == 1 and samples.facts.labels == ("a", "b")
     (tmp_path / "metadata.csv").write_text("file_name,text\na/1.wav,hello\n")
     assert Folder(str(tmp_path), "audio").rows(str(tmp_path / "cache"))["text"] == ["hello"]
@@ -242,7 +242,7 @@ def test_a_check_finds_columns_and_folders_without_audio(tmp_path: Path) -> None
 
 def test_audio_that_a_model_cannot_take_is_refused_with_its_row(tmp_path: Path) -> None:
     """Without the check, a convolution failed with a traceback, and a broken file was named by a memory address."""
-    samples = LabelledSounds(given(tmp_path))
+    samples = LabelledAudio(given(tmp_path))
     assert samples.sample({"audio": wav(noise(800)), "label": "a"})["label"] == 0
     with pytest.raises(ValueError, match="its audio of 12 samples is too short for one frame"):
         samples.sample({"audio": wav(noise(12)), "label": "a"})

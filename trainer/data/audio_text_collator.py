@@ -17,7 +17,7 @@ from .speech_collator import SpeechCollator
 
 
 @dataclass
-class SoundTextCollator(SpeechCollator):
+class AudioTextCollator(SpeechCollator):
     """Makes micro-batches of pairs; every row that is a pair counts one label."""
 
     pad_token_id: int = 0
@@ -29,7 +29,7 @@ class SoundTextCollator(SpeechCollator):
     """Names of the inputs that the model takes; given by the engine."""
 
     def micro_batch(self, samples: Sequence[Sample]) -> MicroBatch:
-        inputs, lengths = self.sounds(samples)
+        inputs, lengths = self.audio_inputs(samples)
         inputs |= captions(samples, self.block_size, self.pad_token_id, self.inputs)
         paired = torch.ones(len(samples), dtype=torch.bool)
         return MicroBatch(inputs, {"paired": paired}, positions(samples), sum(lengths))

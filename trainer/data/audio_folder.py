@@ -20,11 +20,11 @@ METADATA = ("metadata.csv", "metadata.jsonl")
 NAME, FIELD = "file_name", "data.source.path"
 
 
-def sound_columns(folder: Path) -> list[str]:
-    """Names of the columns of ``sound_rows``, without reading an audio clip.
+def audio_columns(folder: Path) -> list[str]:
+    """Names of the columns of ``audio_rows``, without reading an audio clip.
 
     Raises:
-        UserError: as ``sound_rows``.
+        UserError: as ``audio_rows``.
     """
     metadata = _metadata(folder)
     if metadata is not None:
@@ -33,7 +33,7 @@ def sound_columns(folder: Path) -> list[str]:
     return ["audio", "label"] if _labelled(_files(folder), folder) else ["audio"]
 
 
-def sound_rows(folder: Path) -> list[dict[str, Any]]:
+def audio_rows(folder: Path) -> list[dict[str, Any]]:
     """A row per file: ``audio`` (the bytes and the path of the file), the columns of metadata.csv, or a ``label``. All
     rows have the same columns; columns that the metadata of a row lack are null.
 
