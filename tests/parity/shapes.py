@@ -62,7 +62,7 @@ SHAPES = {
     "transformer_xl_texts": Shape("texts", "UnevenTexts", overrides=("model=transformer_xl_tiny",)),
     # T5 1.1's activation, since ReLU's gradient jumps: rounding moved one input across zero, and the norm by 1.5e-4.
     "seq2seq_lm": Shape("translations", "UnevenSeq2Seq", overrides=("++model.config.feed_forward_proj=gated-gelu",)),
-    "image_classification": Shape("pictures", "UnevenImages", ("crop_padding=1", "flip=0.5")),
+    "image_classification": Shape("images", "UnevenImages", ("crop_padding=1", "flip=0.5")),
     "ctc": Shape("speech", "UnevenSpeech", ("masked=0.1",), program="espeak-ng"),
     "contrastive": Shape("captions", "UnevenPairs", ("crop_padding=2", "flip=0.5")),
 }

@@ -24,7 +24,7 @@ from helpers.recipes import TINY, recipe_of
 from trireme.trainer.build import train
 from trireme.trainer.data_report import report_data
 
-IMAGES, SPEECH = TINY.with_name("pictures.yaml"), TINY.with_name("speech.yaml")
+IMAGES, SPEECH = TINY.with_name("images.yaml"), TINY.with_name("speech.yaml")
 MASKED = """
 defaults:
   - /base

@@ -63,12 +63,12 @@ def test_sizes_that_do_not_divide_and_split_sequences_are_refused() -> None:
 
 
 def test_a_check_names_the_heads_of_an_architecture(capsys: pytest.CaptureFixture[str]) -> None:
-    recipe = str(TINY.with_name("pictures.yaml"))
+    recipe = str(TINY.with_name("images.yaml"))
     assert main(["check", recipe, "model=resnet_tiny", "task=semantic_segmentation"]) == 2
     assert "one of its heads: image_classification" in capsys.readouterr().err
 
 
 def test_a_check_finds_batch_norms(capsys: pytest.CaptureFixture[str]) -> None:
-    recipe = str(TINY.with_name("pictures.yaml"))
+    recipe = str(TINY.with_name("images.yaml"))
     assert main(["check", recipe, "model=resnet_tiny", "model.frozen_batchnorm=false"]) == 2
     assert "model.frozen_batchnorm" in capsys.readouterr().err
