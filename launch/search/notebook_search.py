@@ -59,18 +59,18 @@ class Found:
         return Run(self.dir / self._best["folder"])
 
     @property
-    def pictures(self) -> dict[str, Path]:
+    def plots(self) -> dict[str, Path]:
         """SVG files by name: history, slice, parallel_coordinate, importance."""
-        from .study_plots import PICTURES
+        from .study_plots import PLOTS
 
-        return {file.stem: file for file in sorted((self.dir / PICTURES).glob("*.svg"))}
+        return {file.stem: file for file in sorted((self.dir / PLOTS).glob("*.svg"))}
 
     def train_best(self, overrides: Mapping[str, Any] | Sequence[str] | None = (), **options: Any) -> Run:
         """Train the recipe of the best trial; ``overrides`` and ``options`` are those of ``trireme.train``."""
         return train(str(self._best_recipe), overrides, **options)
 
     def _repr_html_(self) -> str:
-        texts = [file.read_text(encoding="utf-8") for file in self.pictures.values()]
+        texts = [file.read_text(encoding="utf-8") for file in self.plots.values()]
         return "".join([self.trials.to_html(index=False), *(text[text.index("<svg") :] for text in texts)])
 
     @property

@@ -80,7 +80,7 @@ def rows(store: StudyStore) -> list[dict[str, Any]]:
 
 def write_results(store: StudyStore) -> None:
     """Write the table, the best recipes and the plots into the study's folder."""
-    from .study_plots import draw_pictures
+    from .study_plots import draw_plots
 
     folder, found = store.folder, rows(store)
     _write(folder / TABLE, "".join(json.dumps(row) + "\n" for row in found))
@@ -95,12 +95,12 @@ def write_results(store: StudyStore) -> None:
         for trial in best:
             name = trial.user_attrs[FOLDER]
             _write_recipe(store, trial, folder / FRONT / f"{name}.yaml", folder / f"best_{name}")
-    draw_pictures(store, found, importances(store), best)
+    draw_plots(store, found, importances(store), best)
 
 
 def show_results(store: StudyStore) -> None:
     """Print the table, the best trial, what the search has gained, and how much each key mattered."""
-    from .study_plots import PICTURES
+    from .study_plots import PLOTS
 
     found, names = rows(store), store.objective.names
     if not found:
@@ -112,7 +112,7 @@ def show_results(store: StudyStore) -> None:
     show_table(header, [_cells(row, names, keys, row["trial"] in chosen) for row in found])
     for line in (*_found(store, best), *_importance(store), *_further(store)):
         print(line)
-    there = [name for name in (TABLE, f"{PICTURES}/") if (store.folder / name).exists()]
+    there = [name for name in (TABLE, f"{PLOTS}/") if (store.folder / name).exists()]
     print(f"everything is in {store.folder}: {', '.join(there)}")
 
 

@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 
     from .study_store import StudyStore
 
-PICTURES = "pictures"
+PLOTS = "plots"
+"""Name of the folder with the plots, in that of the study."""
 PRUNED_COLOUR = "#cbd2d9"
 Row = Mapping[str, Any]
 
 
-def draw_pictures(
+def draw_plots(
     store: StudyStore, rows: Sequence[Row], importances: Mapping[str, float], best: Sequence[FrozenTrial]
 ) -> None:
     """Draw all plots into the study's folder."""
@@ -40,7 +41,7 @@ def draw_pictures(
         "importance": lambda: _importance(importances) if importances else None,
         "pareto_front": lambda: _front(done, chosen, names) if len(names) > 1 else None,
     }
-    (store.folder / PICTURES).mkdir(exist_ok=True)
+    (store.folder / PLOTS).mkdir(exist_ok=True)
     for name, draw in drawn.items():
         _save(store, name, draw)
 
@@ -48,7 +49,7 @@ def draw_pictures(
 def _save(store: StudyStore, name: str, draw: Callable[[], Figure | None]) -> None:
     import matplotlib
 
-    path = store.folder / PICTURES / f"{name}.svg"
+    path = store.folder / PLOTS / f"{name}.svg"
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": store.name, "font.family": "sans-serif"}):
         figure = draw()
         if figure is None:

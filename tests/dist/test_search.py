@@ -116,7 +116,7 @@ def test_a_search_finds_a_better_rate_and_writes_its_recipe(
     assert f"best: trial {best['trial']} with eval_loss {best['eval_loss']:.4f}" in shown
     assert "the recipe's own values (trial 0) give" in shown and "what mattered: " in shown
     for name in ("history", "slice", "parallel_coordinate", "importance"):
-        text = (folder / "pictures" / f"{name}.svg").read_text()
+        text = (folder / "plots" / f"{name}.svg").read_text()
         assert text.rstrip().endswith("</svg>") and "<image" not in text and 'href="http' not in text
     trial = yaml.safe_load((folder / "trial_0003" / "recipe.yaml").read_text())
     assert (trial["run"]["group"], trial["run"]["trial"]) == ("study", 3)
@@ -246,7 +246,7 @@ def test_several_objectives_make_a_front(starter: TrialStarter, tmp_path: Path) 
         if not any(other != one and other[0] <= one[0] and other[1] <= one[1] for other in points)
     }  # fmt: skip
     assert {file.stem for file in (folder / "front").glob("*.yaml")} == wanted
-    assert (folder / "pictures" / "pareto_front.svg").exists() and not (folder / "best.yaml").exists()
+    assert (folder / "plots" / "pareto_front.svg").exists() and not (folder / "best.yaml").exists()
 
 
 def trials_running(run: Running) -> list[psutil.Process]:
@@ -299,7 +299,7 @@ def test_a_notebook_searches(starter: TrialStarter, tmp_path: Path, monkeypatch:
     assert list(found.trials["trial"]) == [0, 1, 2]
     best = found.trials.sort_values("eval_loss").iloc[0]
     assert found.best_values["optimizer.lr"] == best["optimizer.lr"]
-    assert found.best.step == 3 and set(found.pictures) >= {"history", "slice"}
+    assert found.best.step == 3 and set(found.plots) >= {"history", "slice"}
     assert "<svg" in found._repr_html_() and "<table" in found._repr_html_()
 
 

@@ -16,9 +16,9 @@ from ..regular_files import read_regular
 from .markup import Html, details, duration, number, section, table, text
 from .run_files import is_run
 
-PICTURES, TRIALS, COMMAND = "pictures", "trials.jsonl", "search.json"
-"""Names in the folder of a study: its plots as SVG, one line of JSON for each trial (written when a worker has ended),
-and the command that started the search."""
+PLOTS, EARLIER, TRIALS, COMMAND = "plots", "pictures", "trials.jsonl", "search.json"
+"""Names in the folder of a study: its plots as SVG (``plots``, or ``pictures`` in folders of earlier versions), one
+line of JSON for each trial (written when a worker has ended), and the command that started the search."""
 TRIAL = re.compile(r"trial_\d+")
 """Name of the run folder of a trial."""
 KNOWN = ("trial", "values", "steps", "seconds", "end", "reason", "folder", "own", "start")
@@ -40,7 +40,7 @@ class Study:
     name: str
     trials: Sequence[Mapping[str, Any]]
     """Rows of the study's table, one per trial; empty before a worker has ended."""
-    pictures: Mapping[str, str]
+    plots: Mapping[str, str]
     """Title -> SVG."""
 
 
@@ -56,7 +56,7 @@ def trial_folders(folder: Path) -> list[Path]:
 
 def read_study(folder: Path) -> Study:
     """Read the table and the plots of a study."""
-    return Study(folder.resolve().name, read_trials(folder), read_pictures(folder))
+    return Study(folder.resolve().name, read_trials(folder), read_plots(folder))
 
 
 def read_trials(folder: Path) -> list[dict[str, Any]]:
@@ -71,9 +71,10 @@ def read_trials(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def read_pictures(folder: Path) -> dict[str, str]:
+def read_plots(folder: Path) -> dict[str, str]:
     """Title -> SVG of the plots of a study."""
-    return {path.stem.replace("_", " "): _read(path) for path in sorted((folder / PICTURES).glob("*.svg"))}
+    files = (path for name in (EARLIER, PLOTS) for path in sorted((folder / name).glob("*.svg")))
+    return {path.stem.replace("_", " "): _read(path) for path in files}
 
 
 def studies(found: Sequence[Study]) -> Iterator[str]:
@@ -81,8 +82,8 @@ def studies(found: Sequence[Study]) -> Iterator[str]:
     for study in found:
         of = f" of {study.name}" if len(found) > 1 else ""
         yield _trials(study.trials, f"Trials{of}")
-        images = [_plot(title, svg) for title, svg in study.pictures.items()]
-        yield section("pictures", f"Plots{of or ' of the study'}", images)
+        images = [_plot(title, svg) for title, svg in study.plots.items()]
+        yield section("plots", f"Plots{of or ' of the study'}", images)
 
 
 def _trials(found: Sequence[Mapping[str, Any]], title: str) -> str:

@@ -140,10 +140,12 @@ def test_the_page_shows_what_the_folder_holds(tmp_path: Path) -> None:
     assert len(html) < 70_000
 
 
-def test_a_page_loads_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("plots", ["plots", "pictures"])
+def test_a_page_loads_nothing(plots: str, tmp_path: Path) -> None:
+    """The plots of a study lie in ``plots``, or in ``pictures`` as in earlier versions."""
     study = _study(tmp_path / "study", 2)
-    (study / "pictures").mkdir()
-    (study / "pictures" / "history.svg").write_text(
+    (study / plots).mkdir()
+    (study / plots / "history.svg").write_text(
         '<svg xmlns="http://www.w3.org/2000/svg"><script>bad()</script></svg>'
     )
     view = report(study)
@@ -329,7 +331,7 @@ def test_a_study_of_many_runs_stays_small(tmp_path: Path) -> None:
     for number in range(40):
         recipe = {**RECIPE, "optimizer": {"_target_": "torch.optim.AdamW", "lr": 0.001 * (number + 1)}}
         write_run(study / f"trial_{number:02d}", lines(200), recipe)
-    (study / "pictures").mkdir()
+    (study / "plots").mkdir()
     html = report(study).save(tmp_path / "page.html").read_text()
     found = Elements(html)
     assert len(_data(html)["runs"]) == 40 and len(_data(html)["runs"][0]["x"]["step"]) == 100
