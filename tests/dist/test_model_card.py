@@ -47,7 +47,7 @@ def test_the_card_of_adapters(tmp_path: Path) -> None:
     base = export(str(tmp_path / "base"), str(tmp_path / "start"))
     beside = ("model=pretrained", f"model.weights={base}", "adapter=dora", "model.adapter.rank=4", "quantization=nf4")
     train(tiny_recipe(tmp_path / "mine", *beside, "trainer.max_steps=2", "trainer.eval_every=2"))
-    (tmp_path / "mine" / "curve.png").write_bytes(b"a picture")
+    (tmp_path / "mine" / "curve.png").write_bytes(b"an image")
     folder = export(str(tmp_path / "mine"), str(tmp_path / "adapter"))
     card = ModelCard.load(folder / "README.md")
     assert card.data.library_name == "peft" and card.data.pipeline_tag == "text-generation"
@@ -55,7 +55,7 @@ def test_the_card_of_adapters(tmp_path: Path) -> None:
     assert f"Adapters for a `LlamaForCausalLM` (causal lm), trained on top of {base} on the task" in card.text
     (evaluated,) = (line for line in lines(tmp_path / "mine") if "eval_loss" in line)
     assert f"| loss | {evaluated['eval_loss']:.6g} |" in card.text and "(curve.png)" in card.text
-    assert (folder / "curve.png").read_bytes() == b"a picture"
+    assert (folder / "curve.png").read_bytes() == b"an image"
     assert "| quantisation of the base | nf4 (group_size 64, double True, other_dtype fp32) |" in card.text
     layers = len(json.loads((folder / "adapter_config.json").read_text())["target_modules"])
     rows = [f"| adapters | DoRA of {layers} layers |", "| rank | 4 |", "| plan | single |"]

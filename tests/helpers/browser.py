@@ -67,7 +67,7 @@ class Page:
         button = "none" if kind == "mouseMoved" and not held else "left"
         self._send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, buttons=int(held), clickCount=1)
 
-    def picture(self, file: Path) -> None:
+    def screenshot(self, file: Path) -> None:
         """Save a screenshot of the entire page as a PNG file."""
         found = self._send("Page.captureScreenshot", captureBeyondViewport=True)["data"]
         file.write_bytes(base64.b64decode(found))

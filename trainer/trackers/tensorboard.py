@@ -54,7 +54,7 @@ class TensorBoard(Tracker):
 
     def keep(self, kind: str, path: Path, step: int) -> None:
         if kind == "curve":
-            self._file.picture(kind, path.read_bytes(), step)
+            self._file.image(kind, path.read_bytes(), step)
         else:
             self._file.text(kind, f"```\n{path.read_text(encoding='utf-8', errors='replace')}\n```", step)
         self._file.flush()
@@ -115,7 +115,7 @@ class EventFile:
         value = self._summary.Summary.Value(tag=f"{tag}/text_summary", metadata=plugin, tensor=tensor)
         self._add(step=step, summary=self._summary.Summary(value=[value]))
 
-    def picture(self, tag: str, png: bytes, step: int) -> None:
+    def image(self, tag: str, png: bytes, step: int) -> None:
         """Add a PNG image."""
         width, height = struct.unpack(">II", png[16:24])
         image = self._summary.Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)

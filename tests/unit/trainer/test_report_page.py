@@ -36,7 +36,7 @@ FAINT = """(() => {
   }).map(one => one.outerHTML.slice(0, 80));
 })()"""
 """Texts whose contrast is below that of level AA of WCAG 2."""
-KEEP = os.environ.get("TRIREME_PICTURES")
+KEEP = os.environ.get("TRIREME_SCREENSHOTS")
 """Folder for screenshots of the pages, to be looked at by people; unset keeps none."""
 
 
@@ -61,7 +61,7 @@ def _write(folder: Path, *runs: Path, refresh: float | None = None) -> Path:
 
 def _keep(page: Page, name: str) -> None:
     if KEEP:
-        page.picture(Path(KEEP, f"{name}.png"))
+        page.screenshot(Path(KEEP, f"{name}.png"))
 
 
 def _value(labels: list, y: float) -> float:
