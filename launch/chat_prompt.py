@@ -35,15 +35,15 @@ class ChatPrompt:
     conversation: Conversation
     continues: bool
     """Whether it goes on with the last message; else it begins a message of its own."""
-    pictures: tuple[Any, ...] = ()
+    images: tuple[Any, ...] = ()
     """The images of its messages in their order, opened by Pillow."""
-    sounds: tuple[Any, ...] = ()
+    audio: tuple[Any, ...] = ()
     """The audio clips of its messages in their order, each as samples with their rate."""
 
     @property
     def media(self) -> dict[Kind, list[Any]]:
-        """The images and audio clips, of the kinds that it holds."""
-        return {kind: [*each] for kind, each in ((IMAGE, self.pictures), (AUDIO, self.sounds)) if each}
+        """The images and audio clips by their kind, without kinds that the conversation lacks."""
+        return {kind: [*each] for kind, each in ((IMAGE, self.images), (AUDIO, self.audio)) if each}
 
     @property
     def begun(self) -> str:
@@ -62,7 +62,7 @@ def chat_prompt(
     generation_prompt: bool | None = None,
     images: Sequence[str] = (),
     trained: ChatConfig | None = None,
-    sounds: Sequence[str] = (),
+    audio: Sequence[str] = (),
 ) -> ChatPrompt:
     """Build the conversation that a command describes.
 
@@ -76,7 +76,7 @@ def chat_prompt(
             messages of ``file`` that name no file of their own.
         trained: ``data.chat`` of the recipe that trained the model. Its system message, tools and template arguments
             are taken where the conversation has none of its own.
-        sounds: files of audio clips, as ``images``.
+        audio: files of audio clips; they are used in the same way as ``images``.
 
     Raises:
         UserError: there is no such file, it holds no conversation, image or audio clip, or the options contradict each
@@ -85,11 +85,11 @@ def chat_prompt(
     if continue_final_message and generation_prompt:
         why = "continues the last message, but --add-generation-prompt begins a new one"
         raise UserError(Problem("--continue-final-message", why, "leave one of them out"))
-    if prompt is not None and not prompt.strip() and not images and not sounds:
+    if prompt is not None and not prompt.strip() and not images and not audio:
         raise UserError(Problem("--prompt", "is empty", "write what the user asks, or leave it out", prompt))
     for option, text in (("--prompt", prompt), ("--system", system)):
         check_text(option, text)
-    files = {IMAGE: images, AUDIO: sounds}
+    files = {IMAGE: images, AUDIO: audio}
     row = _asked(_row(file) if file else {"messages": []}, prompt, files)
     check_text("--chat", row)
     if not row.get("messages") and not row.get("conversations"):
@@ -141,7 +141,7 @@ def _conversation(row: dict[str, Any], system: str | None, trained: ChatConfig |
 
 
 def _asked(row: dict[str, Any], prompt: str | None, files: Mapping[Kind, Sequence[str]]) -> dict[str, Any]:
-    """A row with a further message of the user, and with images and audio clips."""
+    """Add a message of the user, images and audio clips to a row."""
     if prompt is None:
         given = {kind.column: [*(row.get(kind.column) or []), *each] for kind, each in files.items() if each}
         return {**row, **given}
@@ -152,7 +152,7 @@ def _asked(row: dict[str, Any], prompt: str | None, files: Mapping[Kind, Sequenc
 
 
 def _opened(found: Conversation, row: dict[str, Any], kind: Kind, files: Sequence[str]) -> list[Any]:
-    """The images or audio clips of a conversation, opened."""
+    """Open the images or audio clips of a conversation."""
     contents = [message.get("content") for message in found.messages]
     if not row.get(kind.column) and not any(
         kind_of(part) is kind for each in contents if isinstance(each, list) for part in each
@@ -200,17 +200,19 @@ def chat_inputs(tokenizer: Any, chat: ChatPrompt) -> Any:
 
 
 def media_inputs(processor: Any, model: Any, chat: ChatPrompt) -> Any:
-    """Tokens of a conversation with its images and audio clips, as in training.
+    """Tokens of a conversation with its images and audio clips, made as in training.
 
-    The template writes one token for each. The processor replaces it by the tokens that the image or clip stands for.
+    The template writes one placeholder token for each image and clip. The processor replaces it by the tokens that the
+    image or clip stands for.
 
     Args:
-        processor: of transformers, which puts all of its media among tokens.
+        processor: a processor of transformers that reads the conversation's kinds of media.
 
     Raises:
-        UserError: there is no template, it refuses the conversation, or it does not show each image and clip.
+        UserError: there is no template, the template refuses the conversation or leaves out an image or clip, or the
+            processor refuses one of these.
     """
-    from ..trainer.data.chat.media_encoder import BESIDE, alone, opened, processed, refuse_nothing, token_of
+    from ..trainer.data.chat.media_encoder import BESIDE, item_tokens, opened, processed, refuse_tokenless, token_of
 
     text = _rendered(processor.tokenizer, chat, tokenize=False)
     for kind, items in chat.media.items():
@@ -222,7 +224,7 @@ def media_inputs(processor: Any, model: Any, chat: ChatPrompt) -> Any:
         media = {kind: [opened(processor, kind, each) for each in items] for kind, items in chat.media.items()}
         for kind, items in media.items():
             for item in items:
-                refuse_nothing(processor, kind, alone(processor, kind, item))
+                refuse_tokenless(processor, kind, item_tokens(processor, kind, item))
         made = processed(processor, text, media)
     except ValueError as error:
         option = f"--{next(iter(chat.media)).name}" if len(chat.media) == 1 else "--chat"

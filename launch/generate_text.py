@@ -179,7 +179,7 @@ def _write(
 
 
 def _chat_inputs(reader: Any, model: Any, prompt: ChatPrompt, folder: Path) -> Any:
-    """Inputs of a conversation; images and audio clips get the type of the weights."""
+    """Inputs of a conversation; images and audio clips are converted to the dtype of the weights."""
     if not prompt.media:
         return chat_inputs(getattr(reader, "tokenizer", reader), prompt)
     from ..trainer.data.chat.media_encoder import kinds_of
@@ -194,7 +194,7 @@ def _chat_inputs(reader: Any, model: Any, prompt: ChatPrompt, folder: Path) -> A
 
 
 def _load(folder: Path, device_map: str | dict[str, Any] | None) -> tuple[Any, Any]:
-    """The tokenizer (or the processor, for a model with images or audio), and the model in evaluation mode on its
+    """The tokenizer (or the processor of a model that reads images or audio), and the model in evaluation mode on its
     devices."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
     from transformers.utils import logging
@@ -219,8 +219,8 @@ def _load(folder: Path, device_map: str | dict[str, Any] | None) -> tuple[Any, A
 
 
 def _processor(folder: Path, config: Any) -> tuple[Any, Any]:
-    """The processor of a model that has images or audio clips among its tokens, and the Auto class that loads the
-    model; (None, None) for other models."""
+    """The processor of a model that reads images or audio clips among the tokens of a text, and the Auto class that
+    loads the model; (None, None) for other models."""
     from transformers import AutoProcessor
     from transformers.models.auto import modeling_auto
 

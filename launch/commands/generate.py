@@ -128,8 +128,8 @@ def _chat(options: argparse.Namespace) -> ChatPrompt:
     new = True if options.add_generation_prompt else None
     goes_on = options.continue_final_message
     trained = trained_chat(options.model)
-    file, images, sounds = options.chat or None, options.image, options.audio
-    return chat_prompt(file, options.prompt, options.system, goes_on, new, images, trained, sounds)
+    file, images, audio = options.chat or None, options.image, options.audio
+    return chat_prompt(file, options.prompt, options.system, goes_on, new, images, trained, audio)
 
 
 COMMAND = Command(

@@ -25,7 +25,7 @@ from trireme.trainer.data_report import report_data
 soundfile = pytest.importorskip("soundfile")
 RATE = 16_000
 PITCHES = {"low": 200, "middle": 800, "high": 3000}
-HEARING = {
+AUDIO_ENCODER = {
     "num_mel_bins": 16,
     "d_model": 32,
     "encoder_layers": 2,
@@ -33,14 +33,14 @@ HEARING = {
     "encoder_ffn_dim": 64,
     "max_source_positions": 50,
 }
-"""An encoder of clips of one second."""
+"""Sizes of an audio encoder for clips of one second."""
 FLAMINGO = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 MODELS: dict[str, dict[str, Any]] = {
     "Qwen2AudioForConditionalGeneration": {
         "model_type": "qwen2_audio",
         "audio_token_id": 3,
         "text_config": {**TEXT, "model_type": "qwen2"},
-        "audio_config": {"model_type": "qwen2_audio_encoder", **HEARING},
+        "audio_config": {"model_type": "qwen2_audio_encoder", **AUDIO_ENCODER},
     },
     "AudioFlamingo3ForConditionalGeneration": {
         "model_type": "audioflamingo3",
@@ -64,11 +64,11 @@ MODELS: dict[str, dict[str, Any]] = {
             "downsample_hidden_size": 16,
             "output_dim": 32,
             "n_window": 50,
-            **HEARING,
+            **AUDIO_ENCODER,
         },
     },
 }
-"""Qwen2-Audio pads clips to one length; Audio Flamingo 3 cuts them into windows; Qwen3-ASR leaves them as they are."""
+"""Qwen2-Audio pads clips to one length, Audio Flamingo 3 cuts them into windows, and Qwen3-ASR keeps their lengths."""
 
 
 def _processor(architecture: str) -> Any:
@@ -91,20 +91,20 @@ def _processor(architecture: str) -> Any:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, rows = tmp_path_factory.mktemp("sounds"), []
+    folder, rows = tmp_path_factory.mktemp("audio_chats"), []
     random = np.random.default_rng(0)
     for number in range(48):
         pitch = list(PITCHES)[number % 3]
         times = np.arange(int(RATE * (0.3 + 0.6 * random.random()))) / RATE
-        sound = 0.5 * np.sin(2 * np.pi * PITCHES[pitch] * times) + 0.05 * random.standard_normal(len(times))
+        samples = 0.5 * np.sin(2 * np.pi * PITCHES[pitch] * times) + 0.05 * random.standard_normal(len(times))
         file = folder / f"{number}.wav"
-        soundfile.write(file, np.stack([sound, sound], 1)[:: 1 + number % 2], RATE // (1 + number % 2))
+        soundfile.write(file, np.stack([samples, samples], 1)[:: 1 + number % 2], RATE // (1 + number % 2))
         rows.append(asked("Pitch?", pitch, {"type": "audio", "path": str(file)}))
     (folder / "chats.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
     for architecture, config in MODELS.items():
         _processor(architecture).save_pretrained(folder / architecture)
         (folder / f"{architecture}.yaml").write_text(
-            "# Answers which pitch a clip has.\n# trireme train sounds.yaml\n"
+            "# Answers which pitch a clip has.\n# trireme train audio_chats.yaml\n"
             "defaults: [/base, /data: chat, override /task: multimodal_chat, override /callbacks: minimal, _self_]\n"
             + json.dumps(
                 {"model": {"family": "auto", "architecture": f"transformers.{architecture}", "config": config}}
@@ -127,7 +127,7 @@ def _train(folder: Path, architecture: str, run: str, *overrides: str) -> str:
 
 @pytest.mark.parametrize("architecture", MODELS)
 def test_labels_are_the_answers(architecture: str, folder: Path) -> None:
-    """Labels spell the answer and its end; no token of a clip has one."""
+    """Labels are the answer and its end; no token of a clip has a label."""
     recipe = recipe_of(folder / f"{architecture}.yaml", folder / "none")
     tokenizer = _processor(architecture).tokenizer
     for shown in report_data(recipe, 4).samples:
@@ -139,7 +139,7 @@ def test_labels_are_the_answers(architecture: str, folder: Path) -> None:
 
 
 def _one(folder: Path, architecture: str) -> Path:
-    """The run of one process; trained once."""
+    """Folder of a run in one process, which is trained once."""
     run = folder / f"{architecture}-one"
     if not run.exists():
         assert kept_ranks(_train, 1, folder, architecture, run.name) == [""]
@@ -173,8 +173,8 @@ def test_ranks_train_as_one(architecture: str, plan: str, folder: Path) -> None:
     assert len(one) == 4 and worst_difference(one, many) < 2e-5
 
 
-def test_it_learns_what_it_hears_and_says_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A run that is resumed learns it, and an export answers as in training."""
+def test_a_model_learns_to_name_pitches(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A resumed run names the pitches of clips, and so does its export."""
     architecture = "Qwen2AudioForConditionalGeneration"
     steps = ("trainer.log_every=50", "checkpoint.every=75", "+generation.max_new_tokens=12")
     assert kept_ranks(_train, 1, folder, architecture, "learnt", "trainer.max_steps=75", *steps) == [""]
@@ -192,8 +192,8 @@ def test_it_learns_what_it_hears_and_says_it(folder: Path, capsys: pytest.Captur
     assert main(["generate", exported, "--chat", str(folder / "asked.json")]) == 2
     assert "its audio cannot be read" in capsys.readouterr().err
     pytest.importorskip("PIL.Image").new("RGB", (8, 8)).save(folder / "a.png")
-    sees = ["--prompt", "Pitch?", "--image", str(folder / "a.png")]
-    assert main(["generate", exported, "--chat", *sees]) == 2
+    image = ["--prompt", "Pitch?", "--image", str(folder / "a.png")]
+    assert main(["generate", exported, "--chat", *image]) == 2
     assert "reads texts and audio clips, but the conversation has an image" in capsys.readouterr().err
 
 
@@ -205,5 +205,5 @@ def test_it_learns_what_it_hears_and_says_it(folder: Path, capsys: pytest.Captur
         (("task=image_chat",), "no images among tokens (image_token)"),
     ],
 )
-def test_what_cannot_be_is_refused(overrides: tuple[str, ...], words: str, folder: Path) -> None:
+def test_wrong_recipes_are_refused(overrides: tuple[str, ...], words: str, folder: Path) -> None:
     assert words in _train(folder, "Qwen2AudioForConditionalGeneration", "refused", *overrides)

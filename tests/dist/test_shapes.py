@@ -143,8 +143,8 @@ def test_speech_is_exported_with_its_processor(tmp_path: Path) -> None:
     loaded, report = AutoModelForCTC.from_pretrained(folder, output_loading_info=True)
     assert not any(report[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     processor = AutoProcessor.from_pretrained(folder)
-    sound = torch.randn(4000, generator=torch.Generator().manual_seed(0)).numpy()
-    inputs = processor(sound, sampling_rate=8000, return_tensors="pt")
+    samples = torch.randn(4000, generator=torch.Generator().manual_seed(0)).numpy()
+    inputs = processor(samples, sampling_rate=8000, return_tensors="pt")
     with torch.no_grad():
         ours = live.strategy.module.eval()(**inputs).logits
         assert torch.equal(aligned(loaded)(**inputs).logits, ours)

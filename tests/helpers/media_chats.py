@@ -53,7 +53,7 @@ def named_tokens(**names: str) -> Any:
 
 
 def qwen2_audio() -> Any:
-    """A processor that pads clips to one second."""
+    """A processor of Qwen2-Audio that pads clips to one second."""
     from transformers import Qwen2AudioProcessor, WhisperFeatureExtractor
 
     extractor = WhisperFeatureExtractor(feature_size=16, chunk_length=1)
@@ -61,7 +61,7 @@ def qwen2_audio() -> Any:
 
 
 def gemma3n() -> Any:
-    """A processor of images and of clips of any length, which stand for 3 and for 5 tokens between two others."""
+    """A processor of Gemma 3n: an image stands for 3 tokens and a clip of any length for 5, between two others."""
     from transformers import Gemma3nAudioFeatureExtractor, Gemma3nProcessor, SiglipImageProcessorPil
 
     tokenizer = named_tokens(
@@ -72,9 +72,9 @@ def gemma3n() -> Any:
         boa_token="<boa>",
         eoa_token="<eoa>",
     )
-    images, sounds = SiglipImageProcessorPil(size={"height": 16, "width": 16}), Gemma3nAudioFeatureExtractor()
+    images, audio = SiglipImageProcessorPil(size={"height": 16, "width": 16}), Gemma3nAudioFeatureExtractor()
     template = chatml("image", "audio")
-    return Gemma3nProcessor(sounds, images, tokenizer, template, audio_seq_length=5, image_seq_length=3)
+    return Gemma3nProcessor(audio, images, tokenizer, template, audio_seq_length=5, image_seq_length=3)
 
 
 def chatml(*kinds: str) -> str:

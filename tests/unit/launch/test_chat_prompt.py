@@ -116,14 +116,14 @@ def image_file(tmp_path: Path) -> str:
 def test_images_stand_before_the_prompt(image_file: str) -> None:
     found = chat_prompt(None, "What?", images=[image_file, image_file])
     kinds = [part["type"] for part in found.conversation.messages[-1]["content"]]
-    assert kinds == ["image", "image", "text"] and len(found.pictures) == 2
-    assert found.pictures[0].getpixel((0, 0)) == (255, 0, 0)
+    assert kinds == ["image", "image", "text"] and len(found.images) == 2
+    assert found.images[0].getpixel((0, 0)) == (255, 0, 0)
 
 
 def test_images_fill_the_places_that_messages_leave(image_file: str, tmp_path: Path) -> None:
     parts = [{"type": "image"}, {"type": "text", "text": "What?"}, {"type": "image", "path": image_file}]
     (tmp_path / "chat.json").write_text(json.dumps([{"role": "user", "content": parts}]))
-    assert len(chat_prompt(str(tmp_path / "chat.json"), None, images=[image_file]).pictures) == 2
+    assert len(chat_prompt(str(tmp_path / "chat.json"), None, images=[image_file]).images) == 2
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_images_fill_the_places_that_messages_leave(image_file: str, tmp_path: P
     [
         (["--prompt", "What?", "--image", "nowhere.png"], ("--image", "cannot be read")),
         (["chat.json", "--image", "red.png"], ("--image", "holds 1 images more than its messages")),
-        (["pictured.json"], ("--chat", "has 1 images in its messages")),
+        (["unnamed.json"], ("--chat", "has 1 images in its messages")),
         (["net.json"], ("--chat", "is an address")),
         (["--prompt", "What?", "--image", "chat.json"], ("--image", "of no format that Pillow reads")),
     ],
@@ -145,7 +145,7 @@ def test_wrong_images_are_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(file.parent)
-    for name, part in {"pictured": {"type": "image"}, "net": {"type": "image", "url": "https://a.b/c.png"}}.items():
+    for name, part in {"unnamed": {"type": "image"}, "net": {"type": "image", "url": "https://a.b/c.png"}}.items():
         message = {"role": "user", "content": [part, {"type": "text", "text": "What?"}]}
         Path(f"{name}.json").write_text(json.dumps([message]))
     assert main(["generate", str(file.parent), "--chat", *arguments]) == 2
@@ -160,17 +160,17 @@ def clip(tmp_path: Path) -> str:
 
 
 def test_clips_and_images_stand_before_the_prompt(image_file: str, clip: str) -> None:
-    found = chat_prompt(None, "What?", images=[image_file], sounds=[clip, clip])
+    found = chat_prompt(None, "What?", images=[image_file], audio=[clip, clip])
     kinds = [part["type"] for part in found.conversation.messages[-1]["content"]]
-    assert kinds == ["image", "audio", "audio", "text"] and len(found.pictures) == 1
-    assert [len(sound["array"]) for sound in found.sounds] == [4, 4] and found.sounds[0]["sampling_rate"] == 8000
+    assert kinds == ["image", "audio", "audio", "text"] and len(found.images) == 1
+    assert [len(one["array"]) for one in found.audio] == [4, 4] and found.audio[0]["sampling_rate"] == 8000
     assert [kind.name for kind in found.media] == ["image", "audio"]
 
 
 def test_clips_take_the_places_that_messages_leave(clip: str, tmp_path: Path) -> None:
     parts = [{"type": "audio"}, {"type": "text", "text": "What?"}, {"type": "audio", "path": clip}]
     (tmp_path / "chat.json").write_text(json.dumps([{"role": "user", "content": parts}]))
-    assert len(chat_prompt(str(tmp_path / "chat.json"), None, sounds=[clip]).sounds) == 2
+    assert len(chat_prompt(str(tmp_path / "chat.json"), None, audio=[clip]).audio) == 2
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_clips_take_the_places_that_messages_leave(clip: str, tmp_path: Path) ->
     [
         (["--prompt", "What?", "--audio", "nowhere.wav"], ("--audio", "cannot be read")),
         (["chat.json", "--audio", "a.wav"], ("--audio", "holds 1 audio clips more than its messages")),
-        (["heard.json"], ("--chat", "has 1 audio clips in its messages")),
+        (["unnamed.json"], ("--chat", "has 1 audio clips in its messages")),
         (["net.json"], ("--chat", "is an address")),
     ],
 )
@@ -191,7 +191,7 @@ def test_clips_that_are_not_there(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(file.parent)
-    for name, part in {"heard": {"type": "audio"}, "net": {"type": "audio", "audio": "https://a.b/c.wav"}}.items():
+    for name, part in {"unnamed": {"type": "audio"}, "net": {"type": "audio", "audio": "https://a.b/c.wav"}}.items():
         message = {"role": "user", "content": [part, {"type": "text", "text": "What?"}]}
         Path(f"{name}.json").write_text(json.dumps([message]))
     assert main(["generate", str(file.parent), "--chat", *arguments]) == 2
@@ -214,7 +214,7 @@ def test_clips_become_tokens_as_in_training(clip: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds video, and this model reads texts and audio clips"):
         media_inputs(processor, model, chat_prompt(str(tmp_path / "chat.json"), None))
     with pytest.raises(UserError, match="stands for no token"):
-        media_inputs(processor, model, chat_prompt(None, "What?", sounds=[clip]))
+        media_inputs(processor, model, chat_prompt(None, "What?", audio=[clip]))
 
 
 def test_a_prompt_goes_on_with_turns_of_sharegpt(tmp_path: Path) -> None:

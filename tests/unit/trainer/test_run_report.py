@@ -145,9 +145,7 @@ def test_a_page_loads_nothing(plots: str, tmp_path: Path) -> None:
     """The plots of a study lie in ``plots``, or in ``pictures`` as in earlier versions."""
     study = _study(tmp_path / "study", 2)
     (study / plots).mkdir()
-    (study / plots / "history.svg").write_text(
-        '<svg xmlns="http://www.w3.org/2000/svg"><script>bad()</script></svg>'
-    )
+    (study / plots / "history.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"><script>bad()</script></svg>')
     view = report(study)
     html = view.save(tmp_path / "page.html").read_text()
     found = Elements(html)

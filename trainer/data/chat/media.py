@@ -1,6 +1,6 @@
-"""The kinds of media that the messages of a conversation may hold, images and audio clips, and where a row has them.
+"""Describe the media that messages of a conversation may hold (images and audio clips), and find them in a row.
 
-Neither torch nor transformers is imported, since a check of a recipe reads rows by this too.
+The file imports neither torch nor transformers, because ``trireme check`` reads rows with it too.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 ADDRESSES = ("http:", "https:", "data:")
-"""Beginnings of a text that is no file here."""
+"""Beginnings of a text that is an address, and not the path of a file."""
 
 
 @dataclass(frozen=True)
@@ -18,15 +18,15 @@ class Kind:
     """A kind of media."""
 
     name: str
-    """Type of such a part for templates, and its key of what is stored."""
+    """Type of a part of this kind in templates, and the key of the part under which its item is stored."""
     one: str
-    """What one is called."""
+    """Name of one such item in messages, as "audio clip"."""
     many: str
-    """What several are called."""
+    """Name of several such items in messages, as "audio clips"."""
     column: str
-    """Column with those of parts that hold none themselves, in order."""
+    """Column of a row with the items of the parts that hold none themselves, in the order of these parts."""
     types: tuple[str, ...]
-    """Types of the parts of a message that are of this kind."""
+    """Types that rows may give such a part of a message."""
 
 
 IMAGE = Kind("image", "image", "images", "images", ("image", "image_url", "picture"))
@@ -35,7 +35,7 @@ KINDS = (IMAGE, AUDIO)
 
 
 def kind_of(part: Any, kinds: Sequence[Kind] = KINDS) -> Kind | None:
-    """The kind of media that a part of a message's content is; None if it is none of ``kinds``."""
+    """The kind of media of a part of a message's content; None if the part is of none of ``kinds``."""
     if not isinstance(part, Mapping) or str(part.get("type")).startswith("video"):
         return None
     own = (kind for kind in kinds if part.get("type") in kind.types or (kind.name in part and "text" not in part))
@@ -43,24 +43,25 @@ def kind_of(part: Any, kinds: Sequence[Kind] = KINDS) -> Kind | None:
 
 
 def named(kinds: Sequence[Kind], joint: str = "and", before: str = "") -> str:
-    """Kinds in a message, in the plural.
+    """The names of kinds of media for a message, as "images and audio clips".
 
     Args:
-        before: what stands in front of them in the list.
+        joint: word before the last name.
+        before: a further name, which the list begins with.
     """
     every = [*([before] if before else []), *(kind.many for kind in kinds)]
     return f" {joint} ".join([", ".join(every[:-1]), every[-1]] if len(every) > 1 else every)
 
 
 def media_of(messages: Sequence[Mapping[str, Any]], row: Mapping[str, Any], kind: Kind) -> list[Any]:
-    """What a row holds of each image or audio clip in its messages: paths, bytes, or what is opened already.
+    """The stored images or audio clips of a conversation in the order of its messages: paths, bytes, or opened items.
 
     Args:
-        messages: those of its conversation.
-        row: it, with the column of what the messages do not hold themselves.
+        messages: the messages of the conversation.
+        row: the row of the conversation. Its column ``kind.column`` holds the items that are not in the messages.
 
     Raises:
-        ValueError: one is missing, is left over, or is an address.
+        ValueError: an item is missing, left over, an address, or a text in base64.
     """
     given = row.get(kind.column)
     given = [] if given is None else given
@@ -81,7 +82,7 @@ def media_of(messages: Sequence[Mapping[str, Any]], row: Mapping[str, Any], kind
 
 
 def _stored(part: Mapping[str, Any], kind: Kind) -> Any:
-    """What a part holds: a path, bytes, samples with their rate, or what is opened already; None if nothing."""
+    """The item that a part stores: a path, bytes, samples with their rate, or an opened item; None without one."""
     keys = (kind.name, "path", "url", f"{kind.name}_url", "array", "bytes")
     stored = next((part[key] for key in keys if part.get(key) is not None and not _empty(part[key])), None)
     if isinstance(stored, Mapping) and "url" in stored:

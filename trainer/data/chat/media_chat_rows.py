@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 
 class MultimodalChats(Chats):
-    """Conversations with images, audio clips or both in their messages, or in columns beside them. Every conversation
-    has the kinds that the first ones have: ranks that train together use the same parts of the model."""
+    """Conversations whose messages hold images, audio clips or both, in themselves or in columns of the row. Every
+    conversation has the same kinds of media as the first one, so that all ranks use the same parts of the model."""
 
     columns: ClassVar[dict[str, bool]] = WITH_MEDIA
     made_of: ClassVar[dict[str, str]] = {"input_ids": "chat", "pixel_values": "images", "input_features": "audio"}
     kinds: ClassVar[tuple[Kind, ...]] = KINDS
-    """Kinds of media that conversations may hold."""
+    """The kinds of media that conversations may hold."""
     encoder: MediaEncoder
 
     def __init__(self, given: Given) -> None:
@@ -50,13 +50,13 @@ class MultimodalChats(Chats):
         self.facts = Facts(chat_vocabulary(tokenizer, self.chat))
 
     def used(self, rows: Dataset, able: Sequence[Kind]) -> Sequence[Kind]:
-        """The kinds in the first row that holds any; if none does, the first that the model reads.
+        """The kinds of media in the first row that holds any; if no row does, the first kind that the model reads.
 
         Args:
-            able: kinds that the processor reads.
+            able: the kinds of media that the processor reads.
         """
         for row in rows:
-            with suppress(ValueError):  # a reason of the row, as one that holds another kind
+            with suppress(ValueError):  # the row is refused later, as is one with another kind
                 messages = conversation_of(row, roles=self.chat.role_names).messages  # type: ignore[arg-type]
                 if found := [kind for kind in able if media_of(messages, row, kind)]:  # type: ignore[arg-type]
                     return found
@@ -81,22 +81,19 @@ class MultimodalChats(Chats):
     def show(self, row: dict[str, Any]) -> dict[str, str]:
         return {"chat": self.processor.tokenizer.decode(row["input_ids"])} if "input_ids" in row else super().show(row)
 
-    def lengths(self, rows: Mapping[str, list[Any]]) -> dict[str, list[float]]:
-        return super().lengths(rows)
-
 
 class ImageChats(MultimodalChats):
-    """Conversations with images in their messages, or in a column beside them."""
+    """Conversations whose messages hold images, in themselves or in a column of the row."""
 
     columns: ClassVar[dict[str, bool]] = WITH_IMAGES
     kinds = (IMAGE,)
 
 
 def _processor(given: Given, kinds: Sequence[Kind]) -> Any:
-    """The processor of texts and media that the recipe or the weights name.
+    """The processor of texts and media that the recipe names, or that of the weights.
 
     Raises:
-        UserError: there is none that writes media of ``kinds`` among tokens.
+        UserError: there is no processor, or it puts none of ``kinds`` among tokens.
     """
     from transformers import AutoProcessor
 

@@ -1,8 +1,9 @@
 """Make the tokens and labels of a conversation with images or audio clips, each of which stands for many tokens.
 
-The chat template writes one placeholder token for each. Labels are found on this text, as in any conversation. Then
-each placeholder is replaced by the tokens that the model's processor gives for the image or clip; these have no labels.
-As a check, the processor also encodes every conversation as a whole, and both results must be equal.
+The chat template writes one placeholder token for each image or clip. Labels are found in this text, as in any
+conversation. Then each placeholder is replaced by the tokens that the model's processor makes of the image or clip;
+these tokens have no labels. As a check, the processor also encodes the whole conversation, and both results must be
+equal.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from .media import AUDIO, IMAGE, KINDS, Kind, media_of, named
 
 RGB = 3
 REFUSED = (ValueError, TypeError, IndexError, RuntimeError)
-"""Errors with which processors refuse what they cannot take, such as a clip shorter than their windows."""
+"""Errors that processors raise for inputs that they cannot take, such as a clip shorter than their windows."""
 BESIDE = ("token_type_ids", "mm_token_type_ids")
-"""Arrays of a processor that say of each token whether it is of an image or an audio clip."""
+"""Names of a processor's arrays that tell for each token whether it belongs to an image or an audio clip."""
 OF_TEXTS = ("input_ids", "attention_mask", "labels", *BESIDE)
-"""Arrays of a processor that have a number for each token."""
+"""Names of a processor's arrays that have one number for each token."""
 
 Media = dict[Kind, list[Any]]
-"""Images (Pillow's) and audio clips (float32 [samples]) of a conversation, in their order."""
+"""Opened images (Pillow's) and audio clips (float32 [samples]) of a conversation, in the order of its messages."""
 
 
 class MediaEncoder(ChatEncoder):
@@ -41,9 +42,10 @@ class MediaEncoder(ChatEncoder):
     def __init__(self, processor: Any, config: ChatConfig, longest: int, media: Sequence[Kind]) -> None:
         """
         Args:
-            processor: of transformers, with the tokenizer that has the template.
-            longest: tokens of the longest conversation; an image or clip is never cut.
-            media: kinds that every conversation holds.
+            processor: a processor of transformers, whose tokenizer has the chat template.
+            longest: number of tokens to which conversations are cut. One whose last image or clip ends behind them is
+                refused, because images and clips are never cut.
+            media: the kinds of media that every conversation holds.
         """
         super().__init__(processor.tokenizer, config)
         self.processor, self.longest, self.media = processor, longest, tuple(media)
@@ -68,10 +70,10 @@ class MediaEncoder(ChatEncoder):
         return hash_json([super().made_by, self.longest, kinds, str(self.processor.to_dict())])
 
     def opened(self, row: Mapping[str, Any]) -> Media:
-        """The images and audio clips of a row, opened.
+        """Open the images and audio clips of a row.
 
         Raises:
-            ValueError: it has none of a kind, or one cannot be read.
+            ValueError: the row lacks a kind of ``media``, or an item cannot be read.
         """
         messages = conversation_of(row, self.config.system, self.tools, roles=self.config.role_names).messages
         stored = {kind: media_of(messages, row, kind) for kind in self.media}
@@ -81,7 +83,11 @@ class MediaEncoder(ChatEncoder):
         return {kind: [opened(self.processor, kind, item) for item in items] for kind, items in stored.items()}
 
     def arrays(self, media: Media, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """What the processor makes of images and clips beside the tokens, ``ids``, of their conversation."""
+        """The arrays that the processor makes of images and clips, beside the tokens.
+
+        Args:
+            ids: tokens of the conversation.
+        """
         text = "".join(token_of(self.processor, kind) * len(items) for kind, items in media.items())
         made = processed(self.processor, text, media)
         found = {name: np.asarray(made[name]) for name in made if name not in OF_TEXTS}
@@ -90,17 +96,20 @@ class MediaEncoder(ChatEncoder):
         return found
 
     def _expanded(self, encoded: EncodedChat, places: Mapping[int, Kind], media: Media) -> tuple[EncodedChat, int]:
-        """The conversation in which the tokens of an image or clip stand at each of ``places``, and where the last of
-        them ends."""
+        """Replace the placeholder at each of ``places`` by the tokens of its image or clip.
+
+        Returns:
+            the conversation, and the number of tokens up to the end of its last image or clip.
+        """
         ids = tokens_of(self.processor, encoded.text, media)
         if len(places) == 1:
             (place,) = places
             tokens = [ids[place : place + len(ids) - len(encoded.input_ids) + 1]]
         else:
             left = {kind: iter(items) for kind, items in media.items()}
-            tokens = [alone(self.processor, kind, next(left[kind])) for kind in places.values()]
+            tokens = [item_tokens(self.processor, kind, next(left[kind])) for kind in places.values()]
         for kind, each in zip(places.values(), tokens, strict=True):
-            refuse_nothing(self.processor, kind, each)
+            refuse_tokenless(self.processor, kind, each)
         found, end = _filled(encoded, np.fromiter(places, np.int64), tokens)
         if not np.array_equal(ids, found.input_ids):
             raise ValueError("the processor makes other tokens of the whole text than of its parts")
@@ -108,47 +117,48 @@ class MediaEncoder(ChatEncoder):
 
 
 def kinds_of(processor: Any) -> tuple[Kind, ...]:
-    """Kinds of media that a processor of transformers puts among the tokens of a text."""
+    """The kinds of media that a processor of transformers puts among the tokens of a text."""
     if not hasattr(processor, "tokenizer"):
         return ()
     taken = inspect.signature(type(processor).__call__).parameters
-    able = {IMAGE: hasattr(processor, "image_processor"), AUDIO: hearing(processor) is not None and "audio" in taken}
+    reads_audio = audio_extractor(processor) is not None and "audio" in taken
+    able = {IMAGE: hasattr(processor, "image_processor"), AUDIO: reads_audio}
     return tuple(kind for kind in KINDS if able[kind] and token_of(processor, kind))
 
 
 def token_of(processor: Any, kind: Kind) -> str:
-    """The placeholder of an image or audio clip in the text of a template; empty if the processor has none."""
+    """The placeholder of a kind of media in the text of a template; empty if the processor has none."""
     return getattr(processor, f"{kind.name}_token", None) or ""
 
 
 def token_id(processor: Any, kind: Kind) -> int:
-    """Number of the token that is the placeholder of an image or audio clip."""
+    """Id of the placeholder token of a kind of media."""
     return int(processor.tokenizer.convert_tokens_to_ids(token_of(processor, kind)))
 
 
-def hearing(processor: Any) -> Any:
-    """The part of a processor that takes audio; None if there is none."""
+def audio_extractor(processor: Any) -> Any:
+    """The feature extractor for audio of a processor; None if it has none."""
     return getattr(processor, "audio_processor", None) or getattr(processor, "feature_extractor", None)
 
 
 def opened(processor: Any, kind: Kind, stored: Any) -> Any:
-    """An image or an audio clip as the processor takes it.
+    """Open a stored image or audio clip, in the form that the processor takes.
 
     Raises:
-        ValueError: it cannot be read, or the processor would cut it.
+        ValueError: the item cannot be read, or the processor would cut it.
     """
     if kind is IMAGE:
         return opened_image(stored, RGB)
-    rate = int(hearing(processor).sampling_rate)
-    sound, most = waveform(stored, rate), longest_clip(processor)
-    if most is not None and len(sound) > most:
-        raise ValueError(f"its audio of {len(sound) / rate:.1f} s is longer than the {most / rate:g} s that fit")
-    return sound
+    rate = int(audio_extractor(processor).sampling_rate)
+    clip, most = waveform(stored, rate), longest_clip(processor)
+    if most is not None and len(clip) > most:
+        raise ValueError(f"its audio of {len(clip) / rate:.1f} s is longer than the {most / rate:g} s that fit")
+    return clip
 
 
 def longest_clip(processor: Any) -> int | None:
-    """Samples of the longest audio clip that a processor does not cut; None if it cuts none."""
-    extractor = hearing(processor)
+    """The number of samples of the longest audio clip that a processor takes uncut; None if it never cuts a clip."""
+    extractor = audio_extractor(processor)
     if (most := getattr(processor, "max_audio_len", None)) is not None:  # seconds, in windows of its own
         window = getattr(extractor, "chunk_length", 1)
         return int(most // window * window * extractor.sampling_rate)
@@ -162,16 +172,17 @@ def longest_clip(processor: Any) -> int | None:
 
 
 def processed(processor: Any, text: str, media: Mapping[Kind, Sequence[Any]]) -> Any:
-    """What a processor makes of a text with a placeholder for each image and audio clip: tensors by name.
+    """Run a processor on a text with a placeholder for each image and audio clip; returns tensors by name.
 
     Raises:
-        ValueError: it refuses them.
+        ValueError: the processor refuses an input.
     """
     given: dict[str, Any] = {}
     if images := media.get(IMAGE):
         given["images"] = [list(images)]
-    if sounds := media.get(AUDIO):
-        given |= {"audio": list(sounds), "audio_kwargs": {"sampling_rate": int(hearing(processor).sampling_rate)}}
+    if clips := media.get(AUDIO):
+        rate = int(audio_extractor(processor).sampling_rate)
+        given |= {"audio": list(clips), "audio_kwargs": {"sampling_rate": rate}}
     try:
         return processor(text=[text], add_special_tokens=False, return_tensors="pt", **given)
     except REFUSED as error:
@@ -179,35 +190,39 @@ def processed(processor: Any, text: str, media: Mapping[Kind, Sequence[Any]]) ->
 
 
 def tokens_of(processor: Any, text: str, media: Mapping[Kind, Sequence[Any]]) -> np.ndarray:
-    """Tokens of a text with those of its images and audio clips (int64).
+    """The tokens of a text, with those of its images and audio clips (int64).
 
     Raises:
-        ValueError: the processor refuses them.
+        ValueError: the processor refuses an input.
     """
     return np.asarray(processed(processor, text, media)["input_ids"][0], np.int64).reshape(-1)
 
 
-def alone(processor: Any, kind: Kind, item: Any) -> np.ndarray:
-    """Tokens that one image or audio clip stands for (int64).
+def item_tokens(processor: Any, kind: Kind, item: Any) -> np.ndarray:
+    """The tokens that one image or audio clip stands for (int64).
 
     Raises:
-        ValueError: the processor refuses it.
+        ValueError: the processor refuses the image or clip.
     """
     return tokens_of(processor, token_of(processor, kind), {kind: [item]})
 
 
-def refuse_nothing(processor: Any, kind: Kind, tokens: np.ndarray) -> None:
-    """Refuse an image or audio clip that stands for no token, so that the model would not see or hear it.
+def refuse_tokenless(processor: Any, kind: Kind, tokens: np.ndarray) -> None:
+    """Refuse an image or audio clip that stands for no token, because the model would not read it.
 
     Raises:
-        ValueError: none of ``tokens`` is of it.
+        ValueError: none of ``tokens`` belongs to the image or clip.
     """
     if token_id(processor, kind) not in tokens:
         raise ValueError(f"one of its {kind.many} stands for no token: it is too short or too small")
 
 
 def _filled(encoded: EncodedChat, places: np.ndarray, tokens: Sequence[np.ndarray]) -> tuple[EncodedChat, int]:
-    """A conversation in which the token at each place is replaced by several, and where the last of them ends."""
+    """Replace the token at each of ``places`` by several tokens without labels.
+
+    Returns:
+        the conversation, and the number of tokens up to the end of the last ones that were put in.
+    """
     sizes = np.ones(len(encoded.input_ids), np.int64)
     sizes[places] = [len(each) for each in tokens]
     begins = np.cumsum(sizes) - sizes

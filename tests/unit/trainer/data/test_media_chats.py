@@ -1,4 +1,4 @@
-"""Tests of conversations with audio clips and images: forms of parts, labels, refusals of rows, and batches."""
+"""Tests of conversations with audio clips and images: forms of parts, labels, refused rows, and batches."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Image = pytest.importorskip("PIL.Image")
 RATE = 16_000
 
 
-def sound(length: int = 4000, seed: int = 0) -> np.ndarray:
+def noise(length: int = 4000, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).uniform(-0.5, 0.5, length).astype(np.float32)
 
 
@@ -43,7 +43,7 @@ def wav(samples: np.ndarray, rate: int = RATE) -> bytes:
 
 
 def clip(length: int = 4000, seed: int = 0) -> dict[str, Any]:
-    return {"type": "audio", "array": sound(length, seed), "sampling_rate": RATE}
+    return {"type": "audio", "array": noise(length, seed), "sampling_rate": RATE}
 
 
 def encoder(processor: Any, *media: Kind, longest: int = 200, **chat: Any) -> MediaEncoder:
@@ -58,26 +58,26 @@ def row_of(*media: Any, **columns: Any) -> dict[str, Any]:
 def test_forms_of_audio_are_the_same_clip(tmp_path: Path) -> None:
     processor, file = qwen2_audio(), tmp_path / "a.wav"
     reader = encoder(processor, AUDIO)
-    file.write_bytes(wav(sound()))
-    (tmp_path / "stereo.wav").write_bytes(wav(np.stack([sound(), sound()], 1)))
+    file.write_bytes(wav(noise()))
+    (tmp_path / "stereo.wav").write_bytes(wav(np.stack([noise(), noise()], 1)))
     forms: list[dict[str, Any]] = [
         {"type": "audio", "audio": str(file)},
         {"type": "audio", "path": str(tmp_path / "stereo.wav")},
         {"type": "audio", "url": f"file://{file}"},
         {"type": "audio_url", "audio_url": {"url": str(file)}},
-        {"audio": {"bytes": wav(sound()), "path": None}},
-        {"type": "audio", "audio": {"array": sound().tolist(), "sampling_rate": RATE}},
-        {"type": "audio", "audio": sound(), "sampling_rate": RATE},
+        {"audio": {"bytes": wav(noise()), "path": None}},
+        {"type": "audio", "audio": {"array": noise().tolist(), "sampling_rate": RATE}},
+        {"type": "audio", "audio": noise(), "sampling_rate": RATE},
         clip(),
     ]
     rows = [row_of(form) for form in forms]
-    rows += [row_of({"type": "audio"}, audios=[str(file)]), row_of({"type": "audio"}, audios={"bytes": wav(sound())})]
+    rows += [row_of({"type": "audio"}, audios=[str(file)]), row_of({"type": "audio"}, audios={"bytes": wav(noise())})]
     rows.append({**row_of(), "messages": json.dumps(asked("What?", "This.", forms[0]))})
     first = reader(rows[0])
     for row in rows:
         assert np.array_equal(reader(row).input_ids, first.input_ids)
-        assert np.allclose(reader.opened(row)[AUDIO][0], sound(), atol=1e-6)
-    (slow,) = reader.opened(row_of({"type": "audio", "audio": {"bytes": wav(sound(2000), RATE // 2)}}))[AUDIO]
+        assert np.allclose(reader.opened(row)[AUDIO][0], noise(), atol=1e-6)
+    (slow,) = reader.opened(row_of({"type": "audio", "audio": {"bytes": wav(noise(2000), RATE // 2)}}))[AUDIO]
     assert len(slow) == 4000
 
 
@@ -86,13 +86,13 @@ def test_no_token_of_a_clip_has_a_label(loss: str) -> None:
     reader = encoder(qwen2_audio(), AUDIO, longest=400, loss=loss)
     row = {"messages": [*asked("A?", "One.", clip(), clip(9000)), *asked("B?", "Two.", clip(16_000))]}
     found, tokenizer = reader(row), reader.processor.tokenizer
-    mine = found.input_ids == 3
-    assert mine.sum() == 6 + 14 + 25 and (found.labels[mine] == IGNORE).all()
+    of_clips = found.input_ids == 3
+    assert of_clips.sum() == 6 + 14 + 25 and (found.labels[of_clips] == IGNORE).all()
     learnt = tokenizer.decode(found.labels[found.labels != IGNORE])
     if loss != "all":
         assert learnt == {"assistant": "One.<|im_end|>Two.<|im_end|>", "last": "Two.<|im_end|>"}[loss]
     else:
-        assert (found.labels[~mine] != IGNORE).all()
+        assert (found.labels[~of_clips] != IGNORE).all()
     assert all(tokenizer.decode(found.input_ids[stop]) == "<|im_end|>" for stop in found.stops) and found.stops
 
 
@@ -100,8 +100,8 @@ def test_images_and_clips_stand_beside_each_other(tmp_path: Path) -> None:
     processor = gemma3n()
     reader = encoder(processor, IMAGE, AUDIO)
     Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png")
-    seen = {"type": "image", "path": str(tmp_path / "a.png")}
-    row = {"messages": [*asked("A?", "One.", seen, clip()), *asked("B?", "Two.", clip(), seen)]}
+    image = {"type": "image", "path": str(tmp_path / "a.png")}
+    row = {"messages": [*asked("A?", "One.", image, clip()), *asked("B?", "Two.", clip(), image)]}
     found = reader(row)
     assert processor.tokenizer.decode(found.labels[found.labels != IGNORE]) == "One.<|im_end|>Two.<|im_end|>"
     arrays = reader.arrays(reader.opened(row), found.input_ids)
@@ -138,7 +138,7 @@ def test_rows_that_cannot_be_learnt(parts: list[Any], columns: dict[str, Any], w
         encoder(qwen2_audio(), AUDIO, longest=50)(row_of(*parts, **columns))
 
 
-def test_what_a_processor_cuts_is_known() -> None:
+def test_the_longest_uncut_clip_is_known() -> None:
     from transformers import AudioFlamingo3Processor, Qwen3ASRFeatureExtractor, WhisperFeatureExtractor
 
     windows = AudioFlamingo3Processor(
@@ -163,7 +163,7 @@ def given(tmp_path: Path, rows: list[dict[str, Any]], processor: Any, **options:
 
 def stored(tmp_path: Path, number: int, length: int = 4000) -> dict[str, Any]:
     file = tmp_path / f"{number}.wav"
-    file.write_bytes(wav(sound(length, number)))
+    file.write_bytes(wav(noise(length, number)))
     return {"type": "audio", "path": str(file)}
 
 
@@ -185,8 +185,8 @@ def test_unusable_clips_are_reasons_of_their_rows(tmp_path: Path) -> None:
 
 def test_every_row_has_the_kinds_of_the_first(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png")
-    seen = {"type": "image", "path": str(tmp_path / "a.png")}
-    for media, other in ((seen, stored(tmp_path, 0)), (stored(tmp_path, 0), seen)):
+    image = {"type": "image", "path": str(tmp_path / "a.png")}
+    for media, other in ((image, stored(tmp_path, 0)), (stored(tmp_path, 0), image)):
         samples = MultimodalChats(given(tmp_path, [row_of(), row_of(media), row_of(other)], gemma3n()))
         assert [kind.name for kind in samples.encoder.media] == [media["type"]]
         with pytest.raises(ValueError, match=f"holds {other['type']}, and this model reads texts and"):
@@ -196,7 +196,7 @@ def test_every_row_has_the_kinds_of_the_first(tmp_path: Path) -> None:
     images = ImageChats(given(tmp_path, [row_of(media, other)], gemma3n()))
     assert images.encoder.media == (IMAGE,)
     with pytest.raises(UserError, match="puts no images among tokens"):
-        ImageChats(given(tmp_path / "other", [row_of(seen)], qwen2_audio()))
+        ImageChats(given(tmp_path / "other", [row_of(image)], qwen2_audio()))
 
 
 def test_clips_of_several_lengths_and_types_of_tokens_are_padded() -> None:
@@ -217,7 +217,7 @@ def test_clips_of_several_lengths_and_types_of_tokens_are_padded() -> None:
 
 
 def test_answers_are_written_with_the_clips_before_them() -> None:
-    """A row that only fills a place has no label, and its clips are among the inputs too."""
+    """A row that only fills a place has no labels, but its clips are among the inputs."""
     processor = gemma3n()
     reader, task = encoder(processor, AUDIO), MultimodalChat()
     task.configure(processor, Facts())
@@ -241,15 +241,15 @@ def test_answers_are_written_with_the_clips_before_them() -> None:
 
 
 def test_nested_clips_stay_as_stored() -> None:
-    """``datasets`` would decode them when a row is read, wherever they stand."""
+    """``datasets`` would decode nested clips too when a row is read."""
     part = {"type": Value("string"), "audio": Audio(), "text": Value("string")}
     features = Features(audios=List(Audio()), messages=List({"role": Value("string"), "content": List(part)}))
-    bytes_of = {"bytes": wav(sound()), "path": "a.wav"}
+    bytes_of = {"bytes": wav(noise()), "path": "a.wav"}
     content = [{"type": "audio", "audio": bytes_of, "text": ""}]
     row = {"audios": [bytes_of], "messages": [{"role": "user", "content": content}]}
     data = Dataset.from_list([row]).cast(features)
     data = without_decoding(data)
-    assert data[0]["audios"][0]["bytes"] == data[0]["messages"][0]["content"][0]["audio"]["bytes"] == wav(sound())
+    assert data[0]["audios"][0]["bytes"] == data[0]["messages"][0]["content"][0]["audio"]["bytes"] == wav(noise())
     assert len(row_hashes(data)) == 1
 
 
@@ -266,7 +266,7 @@ def test_the_check_refuses_other_parts(
     qwen2_audio().save_pretrained(tmp_path / "processor")
     (tmp_path / "chats.jsonl").write_text(json.dumps(row_of(part)) + "\n")
     (tmp_path / "recipe.yaml").write_text(
-        f"# Hears.\n# trireme train recipe.yaml\ndefaults: [/base, /data: chat, override /task: {task}, _self_]\n"
+        f"# Reads audio.\n# trireme train recipe.yaml\ndefaults: [/base, /data: chat, override /task: {task}, _self_]\n"
         "model: {family: auto, config: {model_type: qwen2_audio}}\n"
         f"data: {{source: {{paths: [{tmp_path}/chats.jsonl]}}, processor: {tmp_path}/processor, packing: false}}\n"
         "trainer: {max_steps: 1}\n"
