@@ -1,5 +1,7 @@
-"""Collator for conversations with images or audio clips: it pads the tokens, and concatenates the media of all
-samples."""
+"""Collator for conversations with images or audio clips.
+
+It pads the tokens of the samples, and concatenates their images and clips.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +18,17 @@ from .base_collator import Collator, Sample, positions
 from .padded_collator import padded
 
 OF_TEXTS = ("input_ids", "labels", "index", "position")
+"""Names of arrays and numbers of a sample that do not describe images or audio clips."""
 BESIDE = ("token_type_ids", "mm_token_type_ids")
-"""Arrays with a number for each token."""
+"""Names of arrays that tell for each token whether it belongs to an image or an audio clip."""
 FRAMES = ("input_features", "input_features_mask", "feature_attention_mask")
-"""Arrays of audio clips with an axis of frames, and those that mark which frames are real."""
+"""Names of arrays of audio clips with a dimension of frames, and of the masks that mark which frames are real."""
 
 
 @dataclass
 class MediaCollator(Collator):
-    """Every sample has the same number of images and audio clips, so that the first dimension of all arrays is the
-    sample, or a multiple of it. The labels stand at the positions that predict them."""
+    """Makes micro-batches of samples that have equally many images and audio clips each, so that the size of the first
+    dimension is a multiple of the number of samples in all arrays. Labels stand at the positions that predict them."""
 
     block_size: int
     """Tokens of the longest sample; given by the engine from ``data.block_size``."""
@@ -61,7 +64,8 @@ class MediaCollator(Collator):
 
 
 def with_silence(arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-    """Arrays of audio clips with zeros behind them, for one number of frames, where nothing else differs."""
+    """Pad arrays of audio clips with zeros to the same number of frames; arrays that differ in other dimensions too are
+    returned as they are."""
     shapes = {array.shape for array in arrays}
     if len({len(shape) for shape in shapes}) > 1:
         return arrays

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ...models.facts import Facts
 
 BESIDE = ("token_type_ids", "mm_token_type_ids")
-"""Inputs with a number for each token."""
+"""Inputs that tell for each token whether it belongs to an image or an audio clip."""
 
 
 class ImageChat(CausalLM):
@@ -22,7 +22,7 @@ class ImageChat(CausalLM):
     samples = "trireme.trainer.data.chat.media_chat_rows.ImageChats"
     collator = "trireme.trainer.data.media_collator.MediaCollator"
     placeholders: tuple[int, ...] = ()
-    """Tokens in whose places the model puts images and audio clips."""
+    """Ids of the placeholder tokens of images and audio clips."""
 
     def configure(self, processor: Any, facts: Facts) -> None:
         from ..data.chat.media_encoder import kinds_of, token_id
