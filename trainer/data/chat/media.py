@@ -20,9 +20,9 @@ class Kind:
     name: str
     """Type of a part of this kind in templates, and the key of the part under which its item is stored."""
     one: str
-    """Name of one such item in messages, as "audio clip"."""
+    """Name of one such item in error messages, as "audio clip"."""
     many: str
-    """Name of several such items in messages, as "audio clips"."""
+    """Name of several such items in error messages, as "audio clips"."""
     column: str
     """Column of a row with the items of the parts that hold none themselves, in the order of these parts."""
     types: tuple[str, ...]
@@ -43,7 +43,7 @@ def kind_of(part: Any, kinds: Sequence[Kind] = KINDS) -> Kind | None:
 
 
 def named(kinds: Sequence[Kind], joint: str = "and", before: str = "") -> str:
-    """The names of kinds of media for a message, as "images and audio clips".
+    """The names of kinds of media for an error message, as "images and audio clips".
 
     Args:
         joint: word before the last name.
