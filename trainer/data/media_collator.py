@@ -1,7 +1,5 @@
-"""Collator for conversations with images or audio clips.
-
-It pads the tokens of the samples, and concatenates their images and clips.
-"""
+"""Collator for conversations with images or audio clips, which pads their tokens and concatenates their images and
+clips."""
 
 from __future__ import annotations
 
