@@ -72,7 +72,7 @@ def sum_of_squares(tensors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     time of torch's norm in float64.
     """
     if dtype is not torch.float64 or any(tensor.device.type != "cpu" for tensor in tensors):
-        return torch.stack(torch._foreach_norm(tensors, 2, dtype)).square().sum()
+        return torch.stack(torch._foreach_norm(list(tensors), 2, dtype)).square().sum()
     sums = []
     for tensor in tensors:
         for part in tensor.reshape(-1).split(CACHED):
