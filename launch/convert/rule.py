@@ -1,4 +1,6 @@
-"""The type of a rule that converts one argument of another tool, and helpers that read values and choose options."""
+"""The type of a function that converts one argument of another trainer (transformers, accelerate, axolotl ...) into
+keys of a recipe, and helpers of such functions: check an argument's value, choose a file of a configuration group.
+"""
 
 from __future__ import annotations
 

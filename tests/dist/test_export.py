@@ -1,5 +1,5 @@
-"""Tests of exports: transformers computes the logits of the trained model, also from averaged weights, shards of
-several ranks and other engines' checkpoints; a failed export leaves no files.
+"""Tests of exports: transformers loads them and computes the logits of the trained model; averaged weights, shards of
+several ranks and other engines' checkpoints are exported exactly; a failed export leaves no files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Build tiny models with LoRA or DoRA adapters in a single process."""
+"""Build tiny models in a single process, with or without LoRA or DoRA adapters, and write folders of tiny pretrained
+models for adapters to start from.
+"""
 
 from __future__ import annotations
 

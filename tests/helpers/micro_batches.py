@@ -1,5 +1,5 @@
-"""Build micro-batches of tokens by hand, with labels shifted as the collator shifts them; also the share of a step that
-a rank gets, and the loss function that strategies call.
+"""Build by hand what a training step takes: micro-batches of tokens with shifted labels, the micro-batches of one rank,
+and a task's loss function. Labels can also be shifted back, to compare with other libraries.
 """
 
 from __future__ import annotations

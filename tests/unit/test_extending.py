@@ -1,4 +1,6 @@
-"""The examples of ``docs/extending.md`` train as written, and broken custom components are reported under their key."""
+"""The examples of ``docs/extending.md`` train as written. A mistake in a user's own component is reported with its key
+in the recipe, such as ``task`` or ``callbacks.x``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Make the top of a run report: the state of each run, its most important numbers, and tables of its evaluations."""
+"""Make parts of a run report: the state of a run and its most important numbers, the table that compares several runs,
+and the tables of a run's evaluations.
+"""
 
 from __future__ import annotations
 

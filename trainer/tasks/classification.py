@@ -1,4 +1,4 @@
-"""Loss and metrics for classification and regression of whole samples: texts, images or audio clips.
+"""Loss, metrics and predictions for classification and regression of whole samples: texts, images or audio clips.
 
 Shape and type of the labels decide between three kinds: integers [samples] are classes, floating-point numbers
 [samples] are regression targets, and floating-point numbers [samples, classes] mark several classes per sample. A label

@@ -1,4 +1,6 @@
-"""List the values of a range with steps, and round to the nearest one, for search engines that lack such ranges."""
+"""For hyperparameter search libraries that have no ranges with a step (such as 16, 32 ... 128): list the values of such
+a range, and round a value that the library chose to the nearest of them.
+"""
 
 from __future__ import annotations
 

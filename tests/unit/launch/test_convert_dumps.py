@@ -1,4 +1,5 @@
-"""``trireme convert-args`` converts a file with all arguments of a tool, most of which have their default values.
+"""Tests of ``trireme convert-args`` with dumps of all arguments of a tool, most of which have their default values, and
+with arguments that only count beside others.
 
 Arguments with default values are not reported as unconverted.
 """

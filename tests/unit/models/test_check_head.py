@@ -1,5 +1,5 @@
-"""Heads that an architecture lacks, and models whose tokens see later ones in a next-token task, are refused before
-training.
+"""Before training, a task is refused if the architecture has no such head, or if the task predicts the next token and
+the model is not causal (a token can attend to later ones).
 """
 
 from __future__ import annotations

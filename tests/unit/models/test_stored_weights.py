@@ -1,5 +1,5 @@
-"""Weights in a folder are used, named in a warning, or refused; only buffers that the model computes itself are passed
-over without a word.
+"""Tests of ``model.weights=FOLDER``: which tensors and files are loaded, which ones are only named in a warning, and
+which weights or config.json are refused.
 
 ``check_model`` refuses what it can recognise by names, dtypes and configuration, before any tensor is read.
 """

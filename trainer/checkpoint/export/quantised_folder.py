@@ -1,4 +1,5 @@
-"""Quantise an exported model folder: write its weights in 2 to 8 bits each, in a layout that ``transformers`` reads.
+"""Quantise an exported model folder: write the weights of its linear layers in 2 to 8 bits each, and all other tensors
+unquantised, in a layout that ``transformers`` reads.
 
 Weights are quantised one by one, and a file is written as soon as it is full, so memory holds at most one file and one
 weight. GPTQ runs the model, so it needs the whole model in memory.

@@ -1,4 +1,6 @@
-"""Compute the statistics of a data set for the report of ``trireme data``: sizes, lengths, labels, left-out rows."""
+"""``SetFacts`` holds the statistics of a data set for the report of ``trireme data``: sizes, lengths, labels, left-out
+rows. Functions here compute the distributions of lengths and the counts of labels.
+"""
 
 from __future__ import annotations
 
