@@ -179,7 +179,7 @@ def test_unusable_clips_are_reasons_of_their_rows(tmp_path: Path) -> None:
     sample = samples.sample(made.rows[0])
     assert sample["input_features"].shape == (1, 16, 100) and len(sample["input_ids"]) == made.lengths[0]
     strict = MultimodalChats(given(tmp_path, rows, qwen2_audio()))
-    with pytest.raises(UserError, match=r"(?s)3 of 6 train rows cannot be learnt exactly.*row 4 is"):
+    with pytest.raises(UserError, match=r"(?s)3 of 6 train rows are not usable.*row 4 is"):
         strict.made(use.rows, "train", "data.source")
 
 

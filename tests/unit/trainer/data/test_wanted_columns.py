@@ -58,7 +58,7 @@ def test_a_table_tells_its_columns(tmp_path: Path, suffix: str) -> None:
         ({"text": "body", "label": "stars"}, ""),
         ({"text": "body"}, "data.source: gives no column label, which the task needs as label; there: body, stars"),
         ({"text": "body", "label": "stars", "text_pair": "x"}, "gives no column x, which the task needs as text_pair"),
-        ({"txt": "body", "label": "stars"}, "data.columns.txt: is no column that the task uses; it uses text,"),
+        ({"txt": "body", "label": "stars"}, "data.columns.txt: is not a column that the task uses; it uses text,"),
     ],
 )
 def test_check_compares_the_columns(tmp_path: Path, columns: dict[str, str], problem: str) -> None:
