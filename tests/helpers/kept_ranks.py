@@ -25,6 +25,9 @@ from trireme.parallel import mesh
 
 CALLS = 30
 """Calls after which new ranks begin, since engines leave groups, threads and memory behind."""
+THREADS = 120
+"""Threads of a rank above which new ranks begin. Each process group has three, one of which wakes 100 times a second:
+with hundreds of groups in eight ranks, two cores do little else."""
 
 
 class KeptRanks:
@@ -45,7 +48,7 @@ class KeptRanks:
         except BaseException:
             self.groups.pop(world_size).end()
             raise
-        if group.calls == CALLS:
+        if group.calls == CALLS or group.threads() > THREADS:
             self.groups.pop(world_size).end()
         return results
 
@@ -80,6 +83,10 @@ class _Group:
         for pipe in self.pipes:
             pipe.send((function, args))
         return gathered(self.pipes, timeout)
+
+    def threads(self) -> int:
+        """Threads of the rank that has most."""
+        return max(len(os.listdir(f"/proc/{process.pid}/task")) for process in self.processes)
 
     def end(self) -> None:
         for process in self.processes:
