@@ -208,7 +208,7 @@ def test_a_peft_export_is_refused_if_adapters_are_merged_into_the_base(
     folder = export(str(tmp_path / "run"), str(tmp_path / "first"))
     more = (*LORA, f"+model.merged_adapters.style.path={folder}")
     _train(bases["llama"], tmp_path / "beside", *more)
-    with pytest.raises(UserError, match="without them") as refusal:
+    with pytest.raises(UserError, match="without the merged ones") as refusal:
         export(str(tmp_path / "beside"), str(tmp_path / "out"))
     assert "(style)" in str(refusal.value) and "--merge" in str(refusal.value)
     assert not (tmp_path / "out").exists()
@@ -218,7 +218,7 @@ def test_a_peft_export_is_refused_if_adapters_are_merged_into_the_base(
     torch.testing.assert_close(logits(found), wanted, rtol=1e-4, atol=1e-5)
 
     recipe = ["check", str(TINY), "model=pretrained", f"model.weights={bases['llama']}", *more, "callbacks=export"]
-    refused(trireme_here(capsys, *recipe), "callbacks.export.merge", "without them", "callbacks.export.merge=true")
+    refused(trireme_here(capsys, *recipe), "callbacks.export.merge", "merged ones", "callbacks.export.merge=true")
     assert trireme_here(capsys, *recipe, "callbacks.export.merge=true").returncode == 0
 
 

@@ -144,7 +144,7 @@ def _problems(micro_batches: int, layers: int = 4, ranks: int = 2, **options: ob
 def test_impossible_pipelines_are_refused() -> None:
     assert _problems(4) == []
     (few,) = _problems(1)
-    assert "trainer.micro_batch_size" in few and "1 micro-batches" in few and "by 2" in few
+    assert "trainer.micro_batch_size" in few and "1 micro-batch," in few and "by 2" in few
     (many,) = _problems(8, layers=2, ranks=4)
     assert "plan.pipeline = 4" in many and "2 blocks" in many
     (loops,) = _problems(4, layers=3, schedule="interleaved_1f1b")
