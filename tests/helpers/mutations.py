@@ -188,6 +188,8 @@ def value_mutations() -> Iterator[Mutation]:
             named = (key.path, f" {key.path.rpartition('.')[2]} ", *of_rows)
             if ".NAME." in key.path:  # a part of that name requires more than this key
                 named += (f"{key.path.rpartition('.')[0]}.",)
+            if ".NUMBER." in key.path:  # an item of a list, which Hydra makes a mapping; the list is named
+                named += (f"{key.path.partition('.NUMBER.')[0]} = ",)
             named += ("search.engine._target_",) if key.path.startswith("search.engine.") else ()  # it is not chosen
             named += ("tracker = ",) if key.target in TRACKERS.values() else ()  # its library may not be installed
             yield Mutation(f"{title}: {kind}", given, named, nonsense)
