@@ -1,5 +1,5 @@
-"""Turn a recipe's name and the overrides of a command line into plain data (nested dicts and lists), through Hydra.
-``show`` prints the answer to one of Hydra's flags instead.
+"""Compose a recipe through Hydra: turn its name and the overrides of a command line into plain data (nested dicts and
+lists). ``show`` serves Hydra's own flags: it prints what they ask for, such as the composed recipe for ``--cfg job``.
 
 Hydra merges the files (``run_hydra.py``). The modules around it check recipe files (``recipe_file.py``) and overrides
 (``overrides.py``) before Hydra reads them, drop arguments of a replaced ``_target_`` (``replaced_targets.py``) and

@@ -1,4 +1,7 @@
-"""Check the recipe's key ``model.loss`` before any process starts, and tell whether losses are computed in pieces."""
+"""Check the recipe's key ``model.loss`` before any process starts, and tell whether it means chunked losses. The key
+says how token losses are computed: from all logits at once, in chunks that never hold all logits, or by Liger's
+kernels.
+"""
 
 from __future__ import annotations
 

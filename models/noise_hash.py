@@ -1,4 +1,6 @@
-"""Random integers without a generator: 32-bit hashes of keys, computed by tensor operations.
+"""Hash functions that give the random numbers for dropout and other noise. Each 32-bit number is computed by tensor
+operations from a key (such as a seed, a step and an index) and not from a random generator's state, so the same key
+gives the same number on every rank and device.
 
 Every number is a function of its key alone. Such a generator is called counter-based (Salmon et al., "Parallel random
 numbers: as easy as 1, 2, 3", 2011). Only integer operations are used, so a CPU and a GPU give identical bits. The

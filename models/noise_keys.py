@@ -1,8 +1,7 @@
-"""Compute the keys from which dropout masks and other noise of one micro-batch are drawn: one key for each vector along
-a tensor's last axis, such as the hidden state of one token.
+"""Compute hash keys that serve as random seeds for dropout masks and other noise of one micro-batch. Each vector along
+a tensor's last axis, such as the hidden state of one token, gets a key of its own.
 
-The first axis of a hidden state counts samples. The other axes are
-coordinates in a sample, and their indices in the whole model's tensor are hashed into the key. So padding, micro-batch
+The first axis of a hidden state counts samples. The other axes are coordinates in a sample, and their indices in the whole model's tensor are hashed into the key. So padding, micro-batch
 sizes and the number of ranks do not change the noise of an element. In packed sequences, the key of a token is made of
 its document and its position in the document.
 """

@@ -1,5 +1,5 @@
-"""Read a file, or its end, in a folder that others may have written. Pipes and devices are refused, since reading them
-may never end.
+"""Read a whole file, or its last bytes, where another program or user may have put something else in its place, such as
+in a run folder. Folders, pipes and devices are refused, because reading a pipe or a device could wait forever.
 """
 
 from __future__ import annotations

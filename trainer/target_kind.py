@@ -1,5 +1,4 @@
-"""Check before a recipe's ``_target_`` is called whether it can make the right kind of object, such as a callback, by
-its methods or its return annotation.
+"""Before a recipe's ``_target_`` is called, check that it can make the right kind of object, such as a callback.
 
 A mistake such as ``os.system`` in place of a callback must never run.
 

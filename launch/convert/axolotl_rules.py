@@ -1,5 +1,6 @@
-"""Rules for arguments of axolotl and TRL whose values must be converted too, not only their names: data, chats,
-preferences, packing, adapters, quantised bases, attention, and how often to evaluate and save.
+"""Convert arguments of axolotl and TRL into keys of a recipe where renaming is not enough, because the value changes as
+well: data sets, chat templates, preference losses, packing, adapters, quantised base models, attention, and how often
+to evaluate and save.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Training on preferences (DPO, IPO and KTO) gives the same losses under several parallelism plans, packed or not; a
-tuned model is exported and writes texts.
+"""Test training on preferences (DPO, KTO and, with packed rows only, IPO): under each parallelism plan the losses are
+those of one process with the same rows, packed or not; a resumed run goes on bit for bit; and a tuned model can be
+exported and generates text.
 
 The log-probabilities of the reference model are computed once and reused after a resume.
 """

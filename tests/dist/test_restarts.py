@@ -1,5 +1,5 @@
-"""Tests of ``--max-restarts``: when a rank or machine is killed, ranks are started again, and the run continues from
-its last checkpoint.
+"""Tests of restarts: when a rank or machine is killed (``--max-restarts``), or Slurm requeues a job, the run continues
+from its last checkpoint. After an error of the user, or a signal to stop, ranks are not started again.
 """
 
 from __future__ import annotations

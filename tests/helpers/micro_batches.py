@@ -1,5 +1,6 @@
-"""Build by hand what a training step takes: micro-batches of tokens with shifted labels, the micro-batches of one rank,
-and a task's loss function. Labels can also be shifted back, to compare with other libraries.
+"""Test helpers that make the arguments of a training step from plain tensors: micro-batches with shifted labels, a
+rank's batch for one step, and a task's loss as the function that strategies call. Labels can also be shifted back, to
+compare with other libraries.
 """
 
 from __future__ import annotations

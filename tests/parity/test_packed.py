@@ -1,5 +1,6 @@
-"""Packed documents give the same losses as documents in rows of their own, under every plan of ``parity.packed``; with
-training noise, they give the losses of one process.
+"""Tests that packed documents give the same losses and gradient norms as documents in rows of their own, under every
+plan of ``parity.packed``; and that runs with dropout and NEFTune, packed or padded, give the same under several plans
+as in one process.
 
 Tested are Llama, and two decoders in which transformers alone would mix the documents of a row (OPT, RecurrentGemma).
 The test with noise trains GPT-NeoX under ddp and pp_1f1b. ``make parity`` tests all decoders.

@@ -1,4 +1,6 @@
-"""Test with the real Neptune library: the offline queue of a resumed run, and missing or wrong tokens."""
+"""Test the Neptune tracker with the real Neptune library: the offline queue of a run that was stopped and resumed, and
+the errors for a missing workspace and for a missing or wrong API token.
+"""
 
 from __future__ import annotations
 

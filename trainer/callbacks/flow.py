@@ -1,4 +1,4 @@
-"""Flow callback: request logging, evaluation, saving and the end of training at the steps that the recipe sets.
+"""Flow callback: asks the training loop to log, evaluate, save and stop at the steps that the recipe sets.
 
 It must be the first callback, so that in ``on_step_end`` all later callbacks know whether this step is logged,
 evaluated and saved. Requests are flags. The training loop handles each flag once per step, in the order log, evaluate,

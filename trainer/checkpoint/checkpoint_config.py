@@ -1,4 +1,6 @@
-"""The ``checkpoint`` section of a recipe: when checkpoints are written, and which ones are kept."""
+"""The ``checkpoint`` section of a recipe: when and how checkpoints are written, what they contain, which ones are kept,
+and whether a run ends with the weights of the best one.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Hashes and time stamps of files that show whether data has changed, for cache entries and for resumed runs."""
+"""Hash data files and settings, and read files' time stamps, so that caches and resumed runs notice when data has
+changed.
+"""
 
 from __future__ import annotations
 

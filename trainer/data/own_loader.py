@@ -1,4 +1,5 @@
-"""Support for a user's own data loader (``data.loader``), which gives finished samples in its own order.
+"""Create the user's own data loader that a recipe names (``data.loader``), and check its methods and its samples. Such
+a loader replaces the data source: it gives samples that are ready for the collator, in its own order.
 
 A loader is one of two kinds. A loader *by position* has ``sample(position)``, which returns the sample at a position of
 the endless stream of training samples. A loader *in order* has ``__iter__``, which yields the samples of one epoch in

@@ -1,4 +1,6 @@
-"""Wrap a recipe's task to check its return values, so that a wrong one is reported before the engine fails on it."""
+"""Wrap a recipe's task, which computes loss and metrics, so that its exceptions and wrong return values are reported as
+errors of the key ``task``, before the training loop fails on them.
+"""
 
 from __future__ import annotations
 

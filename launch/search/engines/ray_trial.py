@@ -1,4 +1,6 @@
-"""The Ray actor of a trial: it reserves the trial's resources in Ray, and reports the trial's metric values to Ray.
+"""The Ray actor of a trial, a link between Ray Tune and the hyperparameter search that trains the trial: over a socket
+it passes Ray's hyperparameters and orders (step, save, stop) to the search, and gets metric values for Ray. Ray
+reserves the trial's resources for it. A stopper ends Ray's loop when the search has ended.
 
 The actor does not train; it runs in a process of Ray and imports nothing heavy. Its checkpoint is a JSON file with the
 number of a trial and a step; the weights are in the trial's run folder.

@@ -1,5 +1,5 @@
-"""For odd values of arguments, ``trireme convert-args`` writes a valid recipe, lists the argument as left out, or
-refuses it by name.
+"""Tests of ``trireme convert-args`` with unusual or invalid values in another tool's training arguments: it writes a
+valid recipe, lists the argument as not taken over, or refuses it by name.
 """
 
 from __future__ import annotations

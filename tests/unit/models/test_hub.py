@@ -1,4 +1,6 @@
-"""Names of models and tokenizers are found as local folders or hub ids; any other name gives one error."""
+"""Tests of how the name of a model or tokenizer is resolved: to a local folder, or as a hub id to files that are
+downloaded once and later found without the hub. Any other name gives one error that names the recipe key.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tests of the token loss with label smoothing, also on logits that ranks share, and of the most likely token."""
+"""Tests of the token loss with label smoothing, also for logits whose vocabulary dimension is split over ranks, and of
+the choice of the most likely token.
+"""
 
 from __future__ import annotations
 

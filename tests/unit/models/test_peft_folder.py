@@ -1,5 +1,5 @@
-"""Adapters can be loaded from and saved in peft's format, with equal outputs; adapters that trireme cannot represent
-are refused.
+"""Tests that adapters saved by peft are loaded, or merged into their base model, with the same outputs as in peft;
+adapters that trireme cannot represent, or that do not fit the model or the recipe, are refused.
 """
 
 from __future__ import annotations

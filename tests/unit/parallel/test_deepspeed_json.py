@@ -1,6 +1,6 @@
-"""DeepSpeed's JSON configuration is completed from the recipe: a user's own file, or one made from typed options.
-Contradictions and unknown keys are refused. Also tested: DeepSpeed's operators are compiled once for each environment,
-and reused.
+"""Test DeepSpeed's JSON configuration, which is a user's own file or is made from the options under ``plan.deepspeed``.
+What it leaves out or sets to "auto" is filled in from the recipe; contradictions and unknown keys are refused. Also
+tested: DeepSpeed's operators are compiled once for each environment, and reused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Some messages of linkers and libraries that would only confuse are hidden in notebooks; other output is shown."""
+"""Tests that two confusing messages are hidden in notebooks: linker errors while DeepSpeed looks for libraries, and
+tqdm's warning about ipywidgets. Other messages are still shown.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tests of a plan's parallelism degrees: how they follow from the number of ranks, and which are refused."""
+"""Tests of a plan's parallelism degrees: how they follow from the number of ranks, which are refused, which ranks get
+the same samples, and how many processes a plan starts by default.
+"""
 
 from __future__ import annotations
 

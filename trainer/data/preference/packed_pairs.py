@@ -1,7 +1,5 @@
-"""A data set of packed preference pairs: several pairs of texts share two sequences of tokens.
-
-The first texts of the pairs are packed in one sequence, and the second texts in the other. The two texts of a pair are
-therefore always in the same sample.
+"""A data set of packed preference pairs. A sample holds several pairs of texts: all first texts are packed into one
+token sequence, and all second texts into another, so the two texts of a pair are always in the same sample.
 """
 
 from __future__ import annotations
