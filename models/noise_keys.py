@@ -1,9 +1,9 @@
 """Compute hash keys that serve as random seeds for dropout masks and other noise of one micro-batch. Each vector along
 a tensor's last axis, such as the hidden state of one token, gets a key of its own.
 
-The first axis of a hidden state counts samples. The other axes are coordinates in a sample, and their indices in the whole model's tensor are hashed into the key. So padding, micro-batch
-sizes and the number of ranks do not change the noise of an element. In packed sequences, the key of a token is made of
-its document and its position in the document.
+The first axis of a hidden state counts samples. The other axes are coordinates in a sample, and their indices in the
+whole model's tensor are hashed into the key. So padding, micro-batch sizes and the number of ranks do not change the
+noise of an element. In packed sequences, the key of a token is made of its document and its position in the document.
 """
 
 from __future__ import annotations

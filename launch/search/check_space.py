@@ -1,8 +1,8 @@
 """Check a search space before the first trial: recipes with its extreme values must compose and be valid. If the space
 is a function of the user's own, recipes with the values of a few random trials are checked instead.
 
-Each end of a range and each choice of a space in YAML is in at least one of these recipes. Contradictions between several values are not
-checked here: the trial that has them reports them, since most of the space may be valid.
+Each end of a range and each choice of a space in YAML is in at least one of these recipes. Contradictions between
+several values are not checked here: the trial that has them reports them, since most of the space may be valid.
 """
 
 from __future__ import annotations
