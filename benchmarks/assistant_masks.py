@@ -8,7 +8,7 @@ trireme with the published template, which has no blocks.
     python benchmarks/assistant_masks.py                     # ten minutes on one core
     python benchmarks/assistant_masks.py llama3 qwen3
 
-TRL is imported from ``build/trl``: pip install --no-deps --target build/trl trl==1.16.0
+TRL is imported from ``build/trl`` (``trl_folder.py``): pip install --no-deps --target build/trl trl==1.16.0
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from trl_folder import add_trl
+
 ROOT = Path(__file__).parents[1]
-TRL = ROOT / "build" / "trl"
 CONTROL = re.compile(r"<[|｜/a-zA-Z_][^<>\s'\"{}]*>|\[/?[A-Z_]+\]")
 """Control tokens in the text of a template."""
 OF_IMAGES = ("idefics3", "llava_next", "smolvlm")
@@ -133,12 +134,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("templates", nargs="*", help="names (default: all that TRL has a copy of)")
     options = parser.parse_args(argv)
-    sys.path[:0] = [str(ROOT / "tests"), str(TRL)]
+    sys.path.insert(0, str(ROOT / "tests"))
+    trl = add_trl()
     import datasets
 
     logging.disable(logging.WARNING)
     datasets.disable_progress_bars()
-    folder, counts = TRL / "trl" / "chat_templates", {"copy": Counter(), "published": Counter()}
+    folder, counts = trl / "trl" / "chat_templates", {"copy": Counter(), "published": Counter()}
     for file in sorted(folder.glob(f"*{COPY}")):
         name = file.name.removesuffix(COPY)
         if name in OF_IMAGES or (options.templates and name not in options.templates):

@@ -9,7 +9,7 @@ useful tokens among all computed positions is printed too.
     python benchmarks/packing.py                         # some ten minutes on two idle cores
     python benchmarks/packing.py --rounds 1 --rows 128
 
-TRL is imported from ``build/trl``: pip install --no-deps --target build/trl trl==1.16.0
+Without TRL in ``build/trl``, Trainer alone is compared: pip install --no-deps --target build/trl trl==1.16.0
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from trl_folder import TRL, add_trl
+
 ROOT = Path(__file__).parents[1]
-TRL = ROOT / "build" / "trl"
 LENGTH, VOCABULARY = 1024, 4096
 PADDED_ROWS, PACKED_ROWS = 8, 2
 """Rows of a step; both hold about the same number of useful tokens."""
@@ -185,7 +186,7 @@ def with_transformers(folder: Path) -> dict[str, float]:
 
 
 def with_trl(folder: Path) -> dict[str, float]:
-    sys.path.insert(0, str(TRL))
+    add_trl()
     from datasets import load_dataset
     from transformers import AutoTokenizer
     from trl import SFTConfig, SFTTrainer

@@ -8,7 +8,7 @@ steps.
 
     python benchmarks/preferences.py                     # a minute on one core
 
-TRL is imported from ``build/trl``: pip install --no-deps --target build/trl trl==1.16.0
+TRL is imported from ``build/trl`` (``trl_folder.py``): pip install --no-deps --target build/trl trl==1.16.0
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from trl_folder import add_trl
+
 ROOT = Path(__file__).parents[1]
-TRL = ROOT / "build" / "trl"
 ROWS, STEPS, LENGTH, VOCABULARY, RATE = 8, 5, 96, 400, 5e-3
 TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' }}"
@@ -112,7 +113,6 @@ def with_trireme(folder: Path, kind: str) -> Lines:
 
 
 def with_trl(folder: Path, kind: str) -> Lines:
-    sys.path.insert(0, str(TRL))
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
@@ -146,6 +146,7 @@ def with_trl(folder: Path, kind: str) -> Lines:
 
 def main(argv: Sequence[str] | None = None) -> None:
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args(argv)
+    add_trl()
     for kind in KINDS:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
