@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.equals_one_process import equals_one_process
 from helpers.kept_ranks import kept_ranks
 from helpers.media_chats import TEXT, asked, byte_tokenizer, chatml, named_tokens, qwen2_audio
-from helpers.metrics import lines, training, worst_difference
+from helpers.metrics import lines
 from helpers.recipes import recipe_of
-from helpers.zero import load_deepspeed
-from parity.matrix import LAYOUTS
 from trireme.errors import UserError
 from trireme.launch.cli import main
 from trireme.models.loss import IGNORE
@@ -138,14 +137,6 @@ def test_labels_are_the_answers(architecture: str, folder: Path) -> None:
         assert tokenizer.decode(ids[np.flatnonzero(labels != IGNORE)]).startswith("\n")
 
 
-def _one(folder: Path, architecture: str) -> Path:
-    """Folder of a run in one process, which is trained once."""
-    run = folder / f"{architecture}-one"
-    if not run.exists():
-        assert kept_ranks(_train, 1, folder, architecture, run.name) == [""]
-    return run
-
-
 PLANS = ("ddp", "zero2", "zero3", "fsdp_full_shard", "fsdp_hybrid_shard")
 QUICK = {
     ("Qwen2AudioForConditionalGeneration", "fsdp_full_shard"),
@@ -163,14 +154,7 @@ QUICK = {
     ],
 )
 def test_ranks_train_as_one(architecture: str, plan: str, folder: Path) -> None:
-    ranks = LAYOUTS[plan].ranks
-    if plan.startswith("zero"):
-        load_deepspeed()
-    run = folder / f"{architecture}-{plan}"
-    micro = f"trainer.micro_batch_size={8 // (2 * ranks)}"  # two micro-batches in a step
-    assert kept_ranks(_train, ranks, folder, architecture, run.name, f"plan={plan}", micro) == [""] * ranks
-    one, many = training(_one(folder, architecture)), training(run)
-    assert len(one) == 4 and worst_difference(one, many) < 2e-5
+    equals_one_process(_train, folder, architecture, plan)
 
 
 def test_a_model_learns_to_name_pitches(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.equals_one_process import equals_one_process
 from helpers.kept_ranks import kept_ranks
 from helpers.media_chats import TEXT, asked, byte_tokenizer, chatml
-from helpers.metrics import lines, training, worst_difference
+from helpers.metrics import lines
 from helpers.recipes import recipe_of
-from helpers.zero import load_deepspeed
-from parity.matrix import LAYOUTS
 from trireme.errors import UserError
 from trireme.launch.cli import main
 from trireme.models.loss import IGNORE
@@ -134,14 +133,6 @@ def test_labels_are_the_answers(architecture: str, folder: Path) -> None:
         assert tokenizer.decode(ids[np.flatnonzero(labels != IGNORE)]).startswith("\n")
 
 
-def _one(folder: Path, architecture: str) -> Path:
-    """The run of one process; trained once."""
-    run = folder / f"{architecture}-one"
-    if not run.exists():
-        assert kept_ranks(_train, 1, folder, architecture, run.name) == [""]
-    return run
-
-
 PLANS = ("ddp", "zero2", "zero3", "fsdp_full_shard", "fsdp_hybrid_shard")
 QUICK = {("LlavaForConditionalGeneration", "fsdp_full_shard"), ("Idefics3ForConditionalGeneration", "ddp")}
 
@@ -155,14 +146,7 @@ QUICK = {("LlavaForConditionalGeneration", "fsdp_full_shard"), ("Idefics3ForCond
     ],
 )
 def test_ranks_train_as_one(architecture: str, plan: str, folder: Path) -> None:
-    ranks = LAYOUTS[plan].ranks
-    if plan.startswith("zero"):
-        load_deepspeed()
-    run = folder / f"{architecture}-{plan}"
-    micro = f"trainer.micro_batch_size={8 // (2 * ranks)}"  # two micro-batches in a step
-    assert kept_ranks(_train, ranks, folder, architecture, run.name, f"plan={plan}", micro) == [""] * ranks
-    one, many = training(_one(folder, architecture)), training(run)
-    assert len(one) == 4 and worst_difference(one, many) < 2e-5
+    equals_one_process(_train, folder, architecture, plan)
 
 
 def test_a_trained_model_names_the_colour_of_an_image(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
