@@ -184,6 +184,12 @@ def _fix(value: Any, hint: Any) -> str:
         return f"did you mean {near}?"
     if value is None:
         return f"write {describe(hint)}, or leave it out"
+    if isinstance(value, dict) and value and all(key.isdigit() for key in map(str, value)) and "list" in describe(hint):
+        # Hydra makes a mapping of an override such as rules.0.name=x where there is no list yet.
+        import yaml
+
+        whole = yaml.safe_dump(list(value.values()), default_flow_style=True, width=math.inf, sort_keys=False)
+        return f"write the whole list: {whole.strip()}"
     return f"write {_example(members) or describe(hint)}"
 
 

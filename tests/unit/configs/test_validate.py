@@ -141,6 +141,12 @@ def test_wrong_items_of_lists_and_wrong_containers() -> None:
     assert "an integer or null" in problems["limit"].why
 
 
+def test_a_list_whose_items_were_set_one_by_one_is_shown_whole() -> None:
+    """Hydra makes a mapping of ``+middle.sizes.0=3`` where there is no list yet."""
+    problem = problems_of(raw(middle={"needed": "x", "sizes": {"0": 3, "1": {"a": 0.5}}}))["middle.sizes"]
+    assert problem.fix == "write the whole list: [3, {a: 0.5}]"
+
+
 def test_missing_values() -> None:
     problems = problems_of({"middle": {"needed": "???", "free": {"a": {"b": "???"}}}})
     assert set(problems) == {"middle.needed", "middle.free.a.b", "part"}
