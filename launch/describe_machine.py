@@ -1,4 +1,5 @@
-"""``trireme doctor``: report this machine's software and hardware, what each plan lacks, and how to get it.
+"""``trireme doctor``: report this machine's software and hardware, what is missing for each parallelism plan, and how
+to get it.
 
 Nothing is installed, compiled or changed. Wherever a library can report its own state, that report is used.
 """

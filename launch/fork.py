@@ -1,4 +1,4 @@
-"""Train on ranks that are forked from a notebook or script, so that ranks know the classes that are defined there.
+"""Train on ranks that are forked from a notebook or script, so that the ranks can use classes that it defines.
 
 A notebook's stop button sends SIGINT, to the notebook's process only or to the ranks as well. Either way the ranks save
 at the end of a step and exit; a second SIGINT ends them at once.

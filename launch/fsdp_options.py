@@ -1,4 +1,4 @@
-"""Convert FSDP options of transformers (``fsdp_config``), in a file or a mapping, into keys of a plan."""
+"""Convert FSDP options of transformers (``fsdp_config``), from a file or a mapping, into options of a trireme plan."""
 
 from __future__ import annotations
 

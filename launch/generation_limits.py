@@ -1,4 +1,4 @@
-"""Check the numbers, texts and lengths that ``trireme generate`` is given, before the model generates anything."""
+"""Check the sampling options, texts and text lengths that ``trireme generate`` is given, before the model generates."""
 
 from __future__ import annotations
 

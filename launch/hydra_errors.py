@@ -1,4 +1,4 @@
-"""Translate errors of Hydra, OmegaConf and YAML into problems with a key, a reason and a fix."""
+"""Translate errors of Hydra, OmegaConf and YAML into messages with the recipe key, the reason and a fix."""
 
 from __future__ import annotations
 

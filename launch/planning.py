@@ -1,4 +1,5 @@
-"""Replace ``plan=auto`` by the planner's choice before a run starts, and compare plans for ``trireme plans``.
+"""For a recipe with ``plan=auto``, choose a parallelism plan before the run starts. Also compare all plans for
+``trireme plans``.
 
 Every plan of ``configs/plan`` is combined with the plan options of the recipe (``plan.precision=bf16``) and checked,
 and its memory and communication are estimated (``parallel/planner.py``). The choice becomes overrides, such as

@@ -1,4 +1,4 @@
-"""Choose the output and error files of the ranks that are started on this machine.
+"""Choose the output and error files of the ranks that are started on this machine, and find a rank's newest output.
 
 Output of ranks other than 0 goes to ``RUN/logs/START/attempt_N/RANK``. Error files go to another folder: a full disk
 under the run folder may be the cause of the failure, and torch cannot read an error file that was cut off.

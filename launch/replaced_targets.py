@@ -1,5 +1,5 @@
 """Drop the arguments of a component's old ``_target_`` when a recipe file or an override sets another ``_target_``.
-Also decide which of two keys that exclude each other counts.
+Also decide which of two mutually exclusive keys takes effect.
 
 Hydra merges files key by key, so a recipe that writes ``optimizer: {_target_: torch.optim.RAdam, lr: 1e-3}`` over
 /base's AdamW would hand RAdam the arguments of AdamW too. Two rules mend that:

@@ -1,4 +1,6 @@
-"""Let Hydra find configuration groups in further folders; its key ``hydra.searchpath`` is left to the user."""
+"""Let Hydra find configuration groups in further folders. The key ``hydra.searchpath`` is not used for this, so that
+users can set it.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The first steps of a process that uses torch: check and set environment variables, some of which torch reads only
-once, then call a function and turn its errors into an exit code.
+"""Run the first steps of a process that uses torch: check and set environment variables before torch reads them, then
+call a function and turn its errors into an exit code.
 
 For commands that launchers may start, also find out whether the process is a rank.
 """

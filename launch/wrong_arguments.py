@@ -1,5 +1,5 @@
-"""Turn the errors of argparse, and words on a command line that it does not recognise, into messages that name the
-argument, the reason and the fix.
+"""Explain mistakes on a command line: turn the errors of argparse, and words that argparse does not recognise, into
+messages that name the argument, the reason and the fix.
 """
 
 from __future__ import annotations

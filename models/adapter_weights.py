@@ -1,9 +1,9 @@
 """The initial values of LoRA adapters: random values from a seed, or values read from a folder in peft's format. Also
-merge a recipe's other adapters into the base model's weights.
+merge the adapters of ``model.merged_adapters`` into the base model's weights.
 
 The main function returns a source of weights that yields the base model's weights and the adapters' initial values by
-name. Other adapters may be merged into the base weights first. Each rank asks for the weights that it holds, so other
-weights are neither drawn nor read. Random values depend only on the seed and the parameter's name.
+name. Each rank asks for the weights that it holds, so other weights are neither drawn nor read. Random values depend
+only on the seed and the parameter's name.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Add a recipe's LoRA adapters to a model on the meta device, and freeze the other parameters.
+"""Add a recipe's LoRA adapters to a model on the meta device, and freeze the other parameters. Other functions list the
+adapters and the trained parameters of a model, or switch the adapters off for a while.
 
 Layers are chosen by the rules of peft. A list names the last parts of module paths, a single string is a regular
 expression for whole paths, and ``all-linear`` means every linear layer except the heads. Modules in ``modules_to_save``

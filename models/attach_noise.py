@@ -1,4 +1,5 @@
-"""Connect a model's dropout layers and other random modules to ``Noise``, and disconnect them again.
+"""Make a model's dropout layers and other random modules draw from ``Noise``, trireme's source of reproducible random
+numbers. This can also be undone.
 
 ``Noise`` (``noise.py``) computes masks that are the same under every parallelism plan, and must know which module is
 running.

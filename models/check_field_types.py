@@ -1,4 +1,4 @@
-"""Check that number fields hold numbers of the right type in the configurations of trireme's own model classes.
+"""Check that integer and float fields of trireme's own model configurations hold values of these types.
 
 This check runs before the sizes are compared. Comparing a field of a wrong type would raise an error that does not name
 the field.

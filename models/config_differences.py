@@ -1,4 +1,4 @@
-"""Compare a model's configuration with a checkpoint's config.json, by the fields that change the outputs."""
+"""Compare a model's configuration with a checkpoint's config.json, in the fields that change the model's outputs."""
 
 from __future__ import annotations
 

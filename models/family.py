@@ -1,5 +1,5 @@
 """``ModelFamily``: a description of a model architecture, with the paths of its blocks, embeddings and heads, and how
-to split it over ranks. Functions such as ``decoder`` build common ones, and ``families`` returns all.
+to split it over ranks. Functions such as ``decoder`` make common descriptions, and ``families`` returns all.
 
 Each file in ``models/families/`` holds one ``ModelFamily``. The architecture itself comes from ``transformers``. With
 the paths, trireme can wrap a model in FSDP, cut it into pipeline stages and split it for tensor parallelism without

@@ -1,4 +1,5 @@
-"""Cross-entropy of a linear layer over a large vocabulary, computed for some tokens at a time to save memory.
+"""Cross-entropy and log-probabilities of a linear layer over a large vocabulary, computed for some tokens at a time to
+save memory.
 
 The usual loss keeps logits, log-probabilities and gradients of shape [tokens, vocabulary]. Here the logits of a chunk
 of tokens are computed in one buffer and replaced by their gradient in place. This gradient is multiplied into the

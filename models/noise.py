@@ -1,5 +1,5 @@
-"""``Noise`` makes dropout, layer drop, stochastic depth and NEFTune noise the same under every parallelism plan, except
-where a kernel or a module draws random numbers itself, which the log then says.
+"""``Noise`` makes dropout, layer drop, stochastic depth and NEFTune noise the same under every parallelism plan.
+Kernels and modules that draw random numbers themselves are excepted, and the log names them.
 
 ``Noise`` knows the seed, the step, the micro-batch and the running module. While a micro-batch runs, it replaces
 ``torch.nn.functional.dropout``, the function that all dropout layers of torch, transformers and adapters call. Each

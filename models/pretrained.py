@@ -1,4 +1,4 @@
-"""Load published weights into a model, one tensor at a time.
+"""Load weights from safetensors or ``.bin`` files into a model, one tensor at a time.
 
 Every stored tensor is loaded, known to be redundant, or named in a warning. No tensor is ignored silently.
 """

@@ -1,4 +1,4 @@
-"""Read configurations in other libraries' formats, for the architectures that trireme implements itself.
+"""Read model configurations in other libraries' formats, for the architectures that trireme implements itself.
 
 At present this is Perceiver AR as saved by the library perceiver-io. The configuration is read from a config.json, or
 from the hyperparameters in a PyTorch Lightning checkpoint (``.ckpt``). Checkpoints are read by ``torch_files``, which

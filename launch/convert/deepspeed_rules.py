@@ -1,8 +1,7 @@
 """Convert a DeepSpeed JSON file into a recipe that refers to the file and repeats its main values: batch sizes,
 clipping, precision, optimizer and schedule.
 
-The run reads the file too, so both must agree on batch sizes, clipping, precision, optimizer and schedule. Values that
-are ``auto`` or missing in the file follow the recipe.
+The run reads the file too, so both must agree. Values that are ``auto`` or missing in the file follow the recipe.
 """
 
 from __future__ import annotations

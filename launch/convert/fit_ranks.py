@@ -1,7 +1,7 @@
-"""For a converted recipe, choose the plan ``ddp`` if several ranks have none, and adjust batch sizes so that all data
-ranks get equal parts.
+"""Make a converted recipe fit its number of ranks: choose the plan ``ddp`` for several ranks if the other tool's file
+names no plan, and adjust batch sizes so that all data ranks get equal parts.
 
-The files of other tools often name neither, since those tools train data-parallel whenever several ranks are launched.
+Files of other tools often name no plan, since those tools train data-parallel whenever several ranks are launched.
 """
 
 from __future__ import annotations

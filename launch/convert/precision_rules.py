@@ -1,4 +1,4 @@
-"""Convert other tools' switches for bf16 and fp16 into ``plan.precision``. Only one of the two may be on."""
+"""Convert other tools' switches for bf16 and fp16 into ``plan.precision``. If both are on, neither is converted."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Remove values from a converted recipe that the recipe check would refuse, and list them as not converted. Also find
-the number of data ranks of its plan.
+"""Check a converted recipe, remove the values that the check refuses, and list them as not converted. Also find the
+number of data ranks of the recipe's plan.
 
 The check leaves out the model and the data, since their files may be elsewhere or not exist yet. A removed value is
 listed by its name in the other tool.

@@ -1,5 +1,5 @@
-"""The type of a function that converts one argument of another trainer (transformers, accelerate, axolotl ...) into
-keys of a recipe, and helpers of such functions: check an argument's value, choose a file of a configuration group.
+"""``Rule``: the type of functions that convert one argument of another trainer (transformers, accelerate, axolotl ...)
+into keys of a recipe. Helpers of these functions check an argument's value or choose a file of a configuration group.
 """
 
 from __future__ import annotations

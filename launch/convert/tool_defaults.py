@@ -1,4 +1,4 @@
-"""Remove transformers arguments with their default value from the list of arguments that were not converted.
+"""Drop arguments that have transformers' default value from the list of arguments that were not converted.
 
 A dump of ``TrainingArguments`` contains all arguments, also those that nobody has set.
 """

@@ -1,4 +1,4 @@
-"""The search space: which values each key may take, and under which conditions.
+"""The space of a hyperparameter search: which values each key of the recipe may take, and under which conditions.
 
 ``optimizer.lr: {low: 1e-5, high: 1e-2, log: true}`` is a range, ``plan: [ddp, zero3]`` a choice, of values or of a
 group's files. With ``when: {optimizer: lion}`` a key is searched only if another one has this value, or one of a list;

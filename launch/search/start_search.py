@@ -1,4 +1,6 @@
-"""Start a search, or train the best recipe that it found, for ``trireme search`` and ``trireme.search``."""
+"""Start a search, show its results, or train the best recipe that it found, for ``trireme search`` and
+``trireme.search``.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Engines that choose the trials of a search: optuna, Ray Tune, W&B sweeps and SigOpt."""
+"""Engines that choose the trials of a hyperparameter search: optuna, Ray Tune, W&B sweeps and SigOpt."""

@@ -1,4 +1,4 @@
-"""Keep checkpoints from which other trials of a search start, even if their own run removes them.
+"""Keep checkpoints from which other trials of a search start, even if the run that wrote a checkpoint deletes it.
 
 Population based training starts trials like this. A kept checkpoint is a folder of hard links in the study's folder, so
 it takes no space until its run removes the original.
