@@ -1,4 +1,4 @@
-"""The server process that ranks are forked from: it imports the modules of ranks once, so that ranks start fast.
+"""The server process that ranks are forked from. It has already imported what ranks need, so that they start fast.
 
 ``forked.py`` starts the server and sends it orders. Imports take most of a rank's start, and most of the CPU time of a
 short run. The server imports while the command that starts the ranks is still preparing.

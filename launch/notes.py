@@ -1,4 +1,4 @@
-"""Print notes for the user of a command on standard error, each note only once and on rank 0 only."""
+"""Print notes on standard error for the user of a command, each note only once and on rank 0 only."""
 
 from __future__ import annotations
 

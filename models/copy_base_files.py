@@ -1,4 +1,5 @@
-"""Copy a base model's generation settings and processor files into the checkpoints and exports of its fine-tuning.
+"""Copy a base model's generation settings and processor files into the checkpoints and exports of models that are
+fine-tuned from it.
 
 The files are ``generation_config.json`` and the files of the model's processors. ``generation_config.json`` may list
 several tokens that end a text, but a tokenizer knows only one. The tokenizer's id, and that of the token which ends an

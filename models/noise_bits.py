@@ -1,4 +1,4 @@
-"""Apply dropout and draw random numbers that do not depend on which rank holds which part of a tensor.
+"""Dropout and random numbers that do not depend on which rank holds which part of a tensor.
 
 Each element's number is a hash, of a key of its row and the index of its column. A row's key is already a hash of the
 seed, the step, the module, the sample and the row's place in the sample. Dropout uses 16 bits per element, two elements

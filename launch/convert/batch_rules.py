@@ -1,4 +1,5 @@
-"""Convert other tools' arguments for batch sizes, and for samples that are too long, into keys of a recipe.
+"""Convert other tools' arguments into keys of a recipe: those for batch sizes, and those for samples that are longer
+than the sequence length.
 
 Each of these keys depends on several arguments, so they are set after all other arguments were converted.
 """

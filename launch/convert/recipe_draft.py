@@ -1,4 +1,4 @@
-"""``Draft`` collects a recipe while another tool's arguments are converted, and writes it as YAML.
+"""``Draft`` collects the keys of a recipe while another tool's arguments are converted, and writes them as YAML.
 
 It has the chosen groups, the values of keys, and the arguments that could not be converted.
 """

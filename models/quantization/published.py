@@ -1,4 +1,6 @@
-"""Convert quantised weights to the tensor names and ``quantization_config`` of an export that transformers can load."""
+"""Make the tensors and the ``quantization_config`` of an exported quantised model, in the format that transformers
+loads.
+"""
 
 from __future__ import annotations
 

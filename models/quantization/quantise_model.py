@@ -1,5 +1,5 @@
-"""Choose the linear layers of a model to quantise, and replace them in place on the meta device. Also give the other
-frozen parameters the type that the recipe asks for.
+"""Choose which linear layers of a model are quantised, and replace them in place on the meta device. Also give the
+other frozen parameters the type that the recipe asks for.
 """
 
 from __future__ import annotations

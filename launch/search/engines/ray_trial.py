@@ -1,9 +1,9 @@
-"""The Ray actor of a trial, a link between Ray Tune and the hyperparameter search that trains the trial: over a socket
-it passes Ray's hyperparameters and orders (step, save, stop) to the search, and gets metric values for Ray. Ray
-reserves the trial's resources for it. A stopper ends Ray's loop when the search has ended.
+"""The Ray actor that stands for one trial of a hyperparameter search. It does not train: over a socket it passes Ray's
+hyperparameters and orders (step, save, stop) to the search, which trains the trial, and gets metric values for Ray. A
+stopper ends Ray's loop when the search has ended.
 
-The actor does not train; it runs in a process of Ray and imports nothing heavy. Its checkpoint is a JSON file with the
-number of a trial and a step; the weights are in the trial's run folder.
+Ray reserves the trial's resources for the actor, which runs in a process of Ray and imports nothing heavy. Its
+checkpoint is a JSON file with the number of a trial and a step; the weights are in the trial's run folder.
 """
 
 from __future__ import annotations
