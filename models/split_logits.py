@@ -1,5 +1,5 @@
-"""Compute at each position the label's logit, or the mean or log-sum-exp of all logits, also where each rank holds only
-a shard of the logits.
+"""For each token position, compute the logit of the label, or the mean or log-sum-exp of all logits. This also works
+when each rank holds only a shard of the logits.
 
 Tensor parallelism splits logits by vocabulary. They are DTensors, which these functions do not gather: each rank
 reduces its own shard, and the ranks exchange one number per position, or two for log-sum-exp (maximum and sum).

@@ -1,5 +1,5 @@
-"""Classify the tensor names in a weight file (weights of the model, signs of quantisation, redundant or unused
-tensors), translate them to trireme's names, and list them readably in messages.
+"""Functions for the tensor names in weight files: translate them to trireme's names, tell by a name whether weights are
+quantised or a tensor is redundant, and list names readably in messages.
 
 No tensor is read and torch is not imported, so ``trireme check`` can use this file too.
 """

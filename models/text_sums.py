@@ -1,5 +1,5 @@
-"""Sum the values of each text's tokens and count its labels, for losses that compare texts with each other. A row may
-hold several texts.
+"""Sum a value of each token, such as its log-probability, over each text of a row, and count the text's labels. Losses
+that compare texts with each other need these sums.
 """
 
 from __future__ import annotations

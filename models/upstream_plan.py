@@ -1,4 +1,5 @@
-"""Convert transformers' own tensor-parallel plan of a model, for architectures that trireme itself does not describe.
+"""Convert the tensor-parallel plan that transformers has for a model into one of trireme, for architectures that
+trireme itself does not describe.
 
 transformers stores its plan in ``base_model_tp_plan`` of the configuration: a style for each linear layer of a block.
 The styles do not tell where hidden states enter the split layers, so every projection is taken as an entry. A module

@@ -1,5 +1,5 @@
-"""Choose the files in a folder that hold the model's weights, or see that the folder holds an adapter, by file names
-and without importing torch.
+"""Find a model's weight files in a folder by their names, or recognise the folder as a peft adapter. Torch is not
+imported.
 """
 
 from __future__ import annotations

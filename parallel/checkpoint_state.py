@@ -1,5 +1,5 @@
-"""Convert training state to tensors that a distributed checkpoint can store, and back, and divide the tensors among the
-ranks that write them.
+"""Prepare training state for a distributed checkpoint: choose the tensors that each rank writes, and gather those whose
+shards cannot be stored. When a checkpoint is loaded, fill each rank's tensors from it.
 
 Distributed checkpoints store rectangular shards of a tensor. Under tensor parallelism, a rank's shard of a fused
 query-key-value projection is not rectangular: it holds some columns of the query, some of the key and some of the

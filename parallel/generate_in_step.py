@@ -1,4 +1,4 @@
-"""Generate text while ranks hold only shards of the weights (FSDP, ZeRO-3), with all ranks in step.
+"""Generate text while ranks hold only shards of the weights (FSDP, ZeRO-3): all ranks run equally many forward passes.
 
 Every forward pass gathers weights from all ranks. A rank that has completed its texts therefore goes on running the
 model until all ranks have. transformers has ``synced_gpus`` for this, but in 5.23 the cache of a finished rank grows

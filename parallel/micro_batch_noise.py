@@ -1,5 +1,5 @@
-"""Make the contexts in which the model or a pipeline stage runs a micro-batch (of texts, images or audio) with dropout
-and NEFTune noise, and collect the values that this noise is computed from.
+"""Run a micro-batch (of texts, images or audio) with reproducible dropout and NEFTune noise: collect the values that
+this noise is computed from, and make the context manager in which the model or a pipeline stage runs.
 
 These are sample positions, document numbers and lengths. NEFTune needs the length of each sample without padding; only
 this file knows which inputs give it.

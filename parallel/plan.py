@@ -1,5 +1,5 @@
-"""``Plan``: how a run is distributed over processes (data, tensor and pipeline parallelism, ZeRO, offload), and in
-which precision, with what recomputation and compilation its model runs.
+"""``Plan``: the ``plan`` section of a recipe. It says how a run is distributed over processes (data, tensor and
+pipeline parallelism, ZeRO, offload), and sets precision, recomputation and compilation.
 
 Each file in ``configs/plan/`` is a plan. The product of its degrees is the world size, and one degree may be ``auto``.
 This file does not import torch.

@@ -1,4 +1,5 @@
-"""Join the process group that the environment variables describe, or say why this is not possible, and leave it again.
+"""Create the process group of all ranks from environment variables, and destroy it at the end. If the ranks cannot
+train together, an error says why.
 
 torch alone would wait for as long as its timeout in training and then show a C++ traceback. If ranks disagreed on the
 world size, it would wait for ever. Here the ranks first compare their settings through the store alone, with a shorter

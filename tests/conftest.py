@@ -1,5 +1,5 @@
-"""Pytest fixtures for all tests: prepared data is kept in one folder, logging is restored and leftovers are found after
-a test, and tests that ask for it get a real SLURM cluster.
+"""Pytest fixtures for all tests: one folder for prepared data, and a real SLURM cluster for tests that ask for it.
+After each test, logging is restored, and the test fails if it has left a process group behind.
 
 torch computes with one thread, since ranks share two cores and forked ranks must not inherit a thread pool.
 """

@@ -1,9 +1,9 @@
-"""The settings under ``model.quantization`` in a recipe: how the linear layers of a frozen base model are quantised, on
-which LoRA adapters are then trained (QLoRA).
+"""The ``model.quantization`` section of a recipe: how the linear layers of a frozen base model are quantised. LoRA
+adapters are then trained beside these layers (QLoRA).
 
-QLoRA (https://arxiv.org/abs/2305.14314) trains LoRA adapters beside linear layers with 4-bit weights. The 16 values of
-its NF4 format are quantiles of a normal distribution, with one scale for each group of 64 numbers. LLM.int8
-(https://arxiv.org/abs/2208.07339) stores 8-bit integers with one scale for each row.
+The 16 values of QLoRA's NF4 format (https://arxiv.org/abs/2305.14314) are quantiles of a normal distribution, with one
+scale for each group of 64 numbers. LLM.int8 (https://arxiv.org/abs/2208.07339) stores 8-bit integers with one scale
+for each row.
 """
 
 from __future__ import annotations

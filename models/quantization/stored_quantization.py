@@ -1,5 +1,5 @@
-"""Find out whether the weights in a folder are quantised already, and read them, in formats of bitsandbytes, GPTQ, AWQ
-and torchao.
+"""Detect whether the weights in a folder are already quantised, in a format of bitsandbytes, GPTQ, AWQ or torchao, and
+read them.
 
 The tensors of a layer are joined to one entry under the usual name of the layer's weight. ``read`` dequantises the
 weight, and ``packed`` returns the tensors as they are stored. Code that matches weights with a model by name therefore

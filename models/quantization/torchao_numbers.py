@@ -1,5 +1,5 @@
-"""Quantise weights with torchao, and dequantise them: int8 and fp8 with one scale per row, int4 with one scale per
-group of inputs. Inputs of layers are not quantised.
+"""Quantise weight matrices with torchao, and dequantise them: int8 and fp8 with one scale per row, int4 with one scale
+per group of numbers in a row. Activations are not quantised.
 
 torchao itself rounds the weights. A dequantised weight is the product of its integers (or 8-bit floats) and scales.
 """

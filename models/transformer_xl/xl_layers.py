@@ -1,5 +1,5 @@
-"""The layers of Transformer-XL: attention, by relative distance, to the current segment and to the memory of earlier
-segments, and a feed-forward part.
+"""The layers of Transformer-XL: a feed-forward part, and attention to the current segment and to the memory of earlier
+segments. Attention uses relative distances instead of positions.
 
 An attention score is (q + u) k + (q + v) r. Here r is a projection of the sines and cosines of the distance between
 query and key (paper, section 3.3). Only distances are used, so the memory needs no positions of its own. Modules have

@@ -1,5 +1,5 @@
-"""Pad the texts of a training step to one length, because pipeline stages allocate their receive buffers beforehand,
-and concatenate the inputs of its micro-batches.
+"""Prepare the micro-batches of a training step for pipeline stages: pad their texts to one length, and concatenate
+their inputs. Lengths must be equal because stages allocate their receive buffers beforehand.
 
 Pipelines run causal language models only, so inputs and labels are tensors with one value per token.
 """

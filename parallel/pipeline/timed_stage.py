@@ -1,4 +1,4 @@
-"""A pipeline stage that can record the begin and end of each forward and backward, for a timeline of the step."""
+"""A pipeline stage that can record when each forward and backward pass begins and ends, for a timeline of the step."""
 
 from __future__ import annotations
 

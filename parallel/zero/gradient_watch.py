@@ -1,4 +1,6 @@
-"""Find trained parameters that get no gradient in the first step, by hooks, since DeepSpeed frees gradients at once."""
+"""Find trained parameters that get no gradient in the first step. Hooks record the gradients, because DeepSpeed frees
+them immediately.
+"""
 
 from __future__ import annotations
 

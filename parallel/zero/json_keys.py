@@ -1,5 +1,5 @@
-"""List the keys that DeepSpeed's JSON may contain at each depth, and report unknown keys, those that trireme replaces
-by its own features, and unknown arguments of optimizers and schedulers.
+"""List the keys that DeepSpeed's JSON configuration may contain, and report keys that are unknown or that trireme
+replaces by its own features. Unknown arguments of optimizers and schedulers are reported too.
 
 DeepSpeed silently ignores unknown top-level keys, so trireme checks them by these lists. Keys of blocks that DeepSpeed
 reads through pydantic models are taken from these models in the installed package. All other keys are listed here, as

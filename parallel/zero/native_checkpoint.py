@@ -1,4 +1,5 @@
-"""Write checkpoint files in DeepSpeed's own format, for DeepSpeed's tools. trireme resumes from its own files instead.
+"""Write checkpoint files in DeepSpeed's own format, so that DeepSpeed's tools can read them. trireme resumes the run
+from its own checkpoint files, not from these.
 
 ``engine.save_checkpoint`` waits for all ranks several times. A rank that fails to write must not leave the others
 waiting, so it raises its error only after all of these calls.

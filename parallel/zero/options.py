@@ -1,5 +1,5 @@
-"""The DeepSpeed ZeRO options that a recipe may set, under DeepSpeed's own names, and a check that those of offload
-agree.
+"""The DeepSpeed ZeRO options that a recipe may set (``plan.deepspeed``), under DeepSpeed's own names. Offload options
+that do not fit the ZeRO stage are refused.
 
 ``deepspeed_json.py`` turns them into DeepSpeed's JSON. Batch size, clipping, precision, optimizer and schedule are not
 options here, since the recipe sets them elsewhere. Neither torch nor DeepSpeed is imported, because checking a recipe

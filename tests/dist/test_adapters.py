@@ -1,5 +1,5 @@
-"""Tests of runs that train LoRA or DoRA adapters: checkpoints, exports to peft, merging, training further, learning
-rates, results on two ranks, memory, and refusals.
+"""Tests of runs that train LoRA or DoRA adapters: checkpoints, exports to peft, merging, further training of exported
+adapters, learning rates, results on two ranks, memory, and refused recipes.
 """
 
 from __future__ import annotations

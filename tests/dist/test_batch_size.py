@@ -1,4 +1,6 @@
-"""Tests of ``trireme batch-size``: it prints one line per size, and says if the global batch size ends the search."""
+"""Tests of ``trireme batch-size``, which searches for the largest micro-batch that fits into memory: it prints one line
+per size that it tries, and says if the global batch size ends the search.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The contrastive loss takes its negatives from the whole global batch, under DDP, FSDP and ZeRO plans, and with any
-micro-batch size.
+"""Tests of the contrastive loss: it takes its negatives from the whole global batch, under DDP, FSDP and ZeRO plans and
+with any micro-batch size. Also tested: repeatable dropout, and how the temperature is computed from the logits.
 """
 
 from __future__ import annotations

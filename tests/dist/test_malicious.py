@@ -1,5 +1,5 @@
-"""Malicious pickles in files of checkpoints and weights, of trireme and other libraries, are never executed: files that
-are needed are refused, others are not opened. Paths out of the folder are refused too.
+"""Tests that malicious pickles in checkpoints and weight files, of trireme or of other libraries, are never executed:
+files that are needed are refused, others are not opened. Paths that lead out of the folder are refused too.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Tests of training on a quantised base, or with quantised weights: losses under several plans, resume, checkpoints and
-exports, quantised or not.
+"""Tests of training adapters on a quantised base model, and of quantisation-aware training: losses under several plans,
+resume, checkpoints, and exports with and without quantisation.
 """
 
 from __future__ import annotations

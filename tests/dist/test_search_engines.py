@@ -1,4 +1,4 @@
-"""Tests of searches in which another engine than optuna chooses the values: a custom class, and a sweep of W&B."""
+"""Tests of searches whose hyperparameters come from an engine other than Optuna: a user's own class, or a W&B sweep."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Lists of invalid recipes, each with the keys that the error must name, and of valid ones at the limits; used to test
-``check`` and ``train``.
+"""Lists of recipes for tests of ``check`` and ``train``: invalid ones, each with the keys that the error must name, and
+valid ones whose values are just within the limits.
 
 Add a row for every mistake in a recipe that can be found without training. The overrides are applied to
 ``tests/recipes/tiny.yaml``. ``{tmp}`` is the temporary folder of the test, which contains a file ``file.txt``.
