@@ -1,6 +1,5 @@
-"""Trainer callbacks for tests, which recipes name by ``_target_``.
-
-Some record events and batches. Others make a run slow, stop it, let it hang, or let it fail.
+"""Trainer callbacks for the recipes of tests. Some record or compare what a run does; others make a run slow, stop it,
+let it hang, or let it fail.
 """
 
 from __future__ import annotations

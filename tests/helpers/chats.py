@@ -1,5 +1,5 @@
-"""Chat templates, a small tokenizer with their control tokens, and messages in several languages, for tests of which
-tokens of a conversation are learnt.
+"""Test data for chats: templates, a small tokenizer with their control tokens, and messages in several languages. Tests
+check with it which tokens of a conversation a model learns.
 """
 
 from __future__ import annotations

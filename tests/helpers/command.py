@@ -1,4 +1,6 @@
-"""Run the ``trireme`` command in a new process or in this one, and check that it refuses what is wrong."""
+"""Run the ``trireme`` command from a test, in a new process or in the test's own. ``refused`` asserts that a command
+ended with one error message and without a traceback.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A small local imitation of the Hugging Face Hub: an HTTP server for tests of ``huggingface_hub`` and ``datasets``."""
+"""A small local imitation of the Hugging Face Hub: an HTTP server for tests that use the Hub's real clients,
+``huggingface_hub`` and ``datasets``.
+"""
 
 from __future__ import annotations
 

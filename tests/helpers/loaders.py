@@ -1,4 +1,6 @@
-"""Data loaders of made-up token sequences, and sample orders, for tests; recipes name them by ``_target_``."""
+"""Data loaders and sample orders for tests, which name them in recipes by ``_target_``. The loaders give made-up token
+sequences; one loader and one order contain a mistake on purpose.
+"""
 
 from __future__ import annotations
 

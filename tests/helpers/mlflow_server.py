@@ -1,4 +1,5 @@
-"""A local server that implements the part of MLflow's REST API that runs need: login, experiments, runs, artifacts.
+"""A local server for tests of trackers that report to MLflow. It implements the part of MLflow's REST API that a
+training run calls: login, experiments, runs and artifacts.
 
 MLflow's real client reports to this server. https://mlflow.org/docs/latest/api_reference/rest-api.html
 """

@@ -1,5 +1,5 @@
-"""Mutations of a user's files (data, weights, recipes), such as damaged or missing ones, from which the fuzz test of
-``trireme`` draws.
+"""Ways to damage a user's files (data, weights, recipes). The fuzz test of ``trireme`` tries some of them, drawn at
+random.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Mutations of recipe keys and environment variables, such as wrong values and misspelt names, from which the fuzz test
-of ``trireme`` draws.
+"""Wrong values and misspelt names of recipe keys, and nonsense in environment variables. The fuzz test of ``trireme``
+tries some of them, drawn at random.
 
 The keys come from the schema and from the packaged components (``trireme keys``), so that a new key is fuzzed without a
 change here. Files are mutated in ``helpers/mutated_files.py``.

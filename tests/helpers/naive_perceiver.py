@@ -1,7 +1,8 @@
-"""A reference implementation of Perceiver AR for a single text, written from its paper without batching.
+"""A plain implementation of the model Perceiver AR, written from the paper, for one text at a time. Tests compare it
+with ``models/perceiver_ar``.
 
-It shares only the names of the parameters with ``models/perceiver_ar``. It loops over heads, computes rotary positions
-with complex numbers, and needs no padding.
+The two share only the names of their parameters. This one loops over heads, computes rotary positions with complex
+numbers, and needs no padding.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""A reference implementation of Transformer-XL for a single text, written from its paper without batching.
+"""A plain implementation of the model Transformer-XL, written from the paper, for one text at a time. Tests compare it
+with ``models/transformer_xl``.
 
-It shares only the names of the parameters with ``models/transformer_xl``. It loops over tokens, keys and heads, and
-stores the inputs of each layer as its memory, up to the memory's length.
+The two share only the names of their parameters. This one loops over tokens, keys and heads, and stores the inputs of
+each layer as its memory, up to the memory's length.
 """
 
 from __future__ import annotations

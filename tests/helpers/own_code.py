@@ -1,5 +1,5 @@
-"""Write the examples of ``docs/extending.md`` as Python files with their recipes, and forget the modules that earlier
-tests imported from such files.
+"""Write the examples of ``docs/extending.md`` as Python files with their recipes, for tests that run them. Modules that
+an earlier test imported from such files can be removed from Python's ``sys.modules``.
 """
 
 from __future__ import annotations

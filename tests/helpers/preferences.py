@@ -1,4 +1,6 @@
-"""Preference data for tests of DPO, IPO and KTO, and reference losses computed one text at a time, as in the papers."""
+"""Preference data for tests of DPO, IPO and KTO, and the losses that tests expect, computed one text at a time as in
+the papers.
+"""
 
 from __future__ import annotations
 

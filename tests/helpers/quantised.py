@@ -1,5 +1,5 @@
-"""Configurations of tiny quantised models, weight folders with and without quantisation, and a model as bitsandbytes
-quantises it, for tests.
+"""Quantised models for tests: configurations of tiny models, weight folders with and without quantisation, and a model
+that bitsandbytes quantises.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Recipes for tests, composed from ``tests/recipes/tiny.yaml`` or another file as the command composes them."""
+"""Compose recipes for tests from ``tests/recipes/tiny.yaml`` or another file, in the same way as the ``trireme``
+command.
+"""
 
 from __future__ import annotations
 

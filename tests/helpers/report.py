@@ -1,4 +1,6 @@
-"""Functions for scripts that write result tables: saved results, a progress bar, silenced runs, Markdown tables."""
+"""Functions for scripts that write tables of results: keep results in a file, show a progress bar, silence the runs,
+and print tables or write them in Markdown.
+"""
 
 from __future__ import annotations
 

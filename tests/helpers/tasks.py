@@ -1,4 +1,6 @@
-"""Custom training tasks with correct and with faulty losses, which test recipes name by ``_target_``."""
+"""Custom training tasks for tests, some correct and some with common mistakes in the loss; recipes name them by
+``_target_``.
+"""
 
 from __future__ import annotations
 

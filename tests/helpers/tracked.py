@@ -1,4 +1,6 @@
-"""Train a short run with an experiment tracker in this process, and compare the tracker's data with the metrics."""
+"""Train a short run with an experiment tracker in this process, and compare the losses that the tracker recorded with
+those in the run's ``metrics.jsonl``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A local server that implements the part of W&B's API that runs need: login, runs, metrics, and files.
+"""A local server for tests of the W&B tracker. It implements the part of W&B's API that a training run calls: login,
+runs, metrics and files.
 
 The real client (``wandb-core``) reports to this server, and ``wandb sync`` uploads to it. So a test sees the data that
 W&B would receive.

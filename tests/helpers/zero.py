@@ -1,4 +1,4 @@
-"""Train a tiny model with the DeepSpeed strategy, and train the same steps with plain PyTorch in one process."""
+"""Train a tiny model with DeepSpeed ZeRO and, for comparison, the same steps with plain PyTorch in one process."""
 
 from __future__ import annotations
 

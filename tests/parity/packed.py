@@ -1,5 +1,5 @@
 """Train packed documents under several parallelism plans, and compare with training each document in a row of its own.
-With training noise, compare each plan with one process instead.
+Runs with dropout and NEFTune, packed or padded, are compared with the same run in one process.
 
 Every decoder trains with SGD in fp32, and each step uses the same twelve documents. The reference is one process with
 one document per row. Under each plan ``data.packing=bins`` packs the documents into four rows, in another combination

@@ -1,5 +1,5 @@
-"""DDP gives the losses and gradient norms of a single process at every step, in fp32: also with labels that ranks share
-unevenly, with padded documents, and with further options.
+"""Tests that DDP gives the losses and gradient norms of a single process at every step, in fp32. Cases include ranks
+with different numbers of labels, three ranks, padded documents, and options of the plan.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Every plan trains some of the models with the losses and gradient norms of a single process; ``make parity`` tests
-more combinations of plan and model.
+"""Tests that training under each plan gives the losses and gradient norms of a single process, each plan with some of
+the models. ``make parity`` tests more combinations of plan and model.
 
-Models other than decoders are tested in ``tests/dist/test_shapes.py``.
+Most models other than decoders are tested in ``tests/dist/test_shapes.py``.
 """
 
 from __future__ import annotations

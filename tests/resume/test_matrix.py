@@ -1,5 +1,6 @@
-"""Runs resume from checkpoints of the same parallelism plan bit for bit, and from those of other plans with the samples
-and losses of an uninterrupted run: also with adapters, with training noise, and with a memory of earlier text.
+"""Tests of resumed runs: they go on bit for bit under the plan that saved them, and under other plans with the samples
+and losses of an uninterrupted run. The models include adapters, dropout and NEFTune, Perceiver AR, and Transformer-XL
+with its memory of earlier text.
 
 ``make resume-matrix`` tests all pairs of plans. A resume from another plan also uses another global batch size.
 """

@@ -1,4 +1,5 @@
-"""Test search engines with their real libraries in separate environments, and write docs/search-engines-tested.md.
+"""Test hyperparameter search engines with their real libraries in separate environments, and write
+``docs/search-engines-tested.md``.
 
     make search-engines
     python tests/search/environments.py ray       # only this engine; the results of the others are kept

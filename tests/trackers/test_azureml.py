@@ -1,4 +1,6 @@
-"""Test with the real Azure ML plugin and a local server: a run inside a job, and a refusal without a login."""
+"""Test with the real Azure ML plugin and a local server: a resumed run inside an Azure ML job, and refusals where the
+workspace's address or the login is missing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Test with the real DagsHub library and a local server: a resumed run, and a refused token."""
+"""Test with the real DagsHub library and a local server: a resumed run, and refusals of a missing repository and of a
+wrong or missing token.
+"""
 
 from __future__ import annotations
 

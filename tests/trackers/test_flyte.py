@@ -1,4 +1,6 @@
-"""Test with the real Flyte library: the deck of a task that trains and resumes a run, and a refusal outside a task."""
+"""Test with the real Flyte library: the deck (HTML report) of a task that trains and resumes a run, and a refusal
+outside a task.
+"""
 
 from __future__ import annotations
 

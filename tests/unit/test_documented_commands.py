@@ -1,5 +1,5 @@
-"""Commands that the README, docs and messages name exist, and so do the options and keys of shown commands, and the
-extras that ``trireme doctor`` offers.
+"""Tests that the README, the docs and messages name only commands, options, recipe keys and pip extras that exist. The
+README's first commands are also counted.
 """
 
 from __future__ import annotations

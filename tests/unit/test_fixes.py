@@ -1,4 +1,4 @@
-"""Every error about a recipe (class ``Problem``) says what to write instead, also errors of checks in dataclasses."""
+"""Tests that every error about a recipe (class ``Problem``) tells the user what to write in its place."""
 
 from __future__ import annotations
 

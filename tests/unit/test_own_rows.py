@@ -1,4 +1,4 @@
-"""Mistakes in custom samples, data sources, tasks and model families are reported with the rule that they break."""
+"""Tests that mistakes in custom samples, data sources and tasks are reported with the rule that they break."""
 
 from __future__ import annotations
 

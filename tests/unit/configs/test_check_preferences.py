@@ -1,4 +1,6 @@
-"""``trireme check`` on recipes for DPO, IPO and KTO: which of them it refuses, and which it warns about."""
+"""Tests of ``trireme check`` on recipes for DPO, IPO and KTO: recipes that it accepts, its warning about a reference
+model of random weights, and recipes that it refuses.
+"""
 
 from __future__ import annotations
 

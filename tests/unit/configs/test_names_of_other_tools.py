@@ -1,7 +1,7 @@
-"""Tests of advice on unknown keys: trireme's key for a name from another tool (transformers, DeepSpeed, accelerate), by
-a list of such names, and the nearest key for a misspelt one.
+"""Tests of the advice in errors about unknown recipe keys. A name from another tool (transformers, DeepSpeed,
+accelerate) is answered with trireme's own key, and a misspelt key with the nearest one.
 
-The list is complete, the keys that it points to exist, and an error about another tool's name gives trireme's key.
+The list of other tools' names is complete, and the keys that it points to exist.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Plain dictionaries are converted into typed configuration objects, or all their problems are reported at once."""
+"""Tests of reading plain dictionaries into typed configuration objects. All mistakes in a dictionary are reported
+together, with their keys.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""``trireme check`` and ``trireme data`` on conversations: coloured labels, counts, mixtures, and refusals."""
+"""Tests of ``trireme check`` and ``trireme data`` on conversations: colours and counts of learnt text, rows that are
+cut or left out, mixtures of sources, and refusals.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""``trireme check`` inspects pretrained weights, and reports under the right key what a run would refuse."""
+"""Tests of ``trireme check`` on pretrained weights and their tokenizer. It accepts those with which a run can train,
+and otherwise names the recipe key at fault.
+"""
 
 from __future__ import annotations
 

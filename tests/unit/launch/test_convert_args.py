@@ -1,5 +1,5 @@
-"""``trireme convert-args`` turns the arguments of transformers, axolotl and others into recipes that pass the check,
-and names those that it cannot convert.
+"""``trireme convert-args`` turns files of training arguments (transformers, TRL, axolotl, DeepSpeed, accelerate) into
+recipes that pass the check, and names the arguments that it cannot convert.
 """
 
 from __future__ import annotations

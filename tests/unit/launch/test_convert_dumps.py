@@ -1,5 +1,5 @@
-"""Tests of ``trireme convert-args`` with dumps of all arguments of a tool, most of which have their default values, and
-with arguments that only count beside others.
+"""Tests of ``trireme convert-args`` on files that list all training arguments of a tool, most with their default
+values, and on arguments that have an effect only together with another.
 
 Arguments with default values are not reported as unconverted.
 """

@@ -1,5 +1,5 @@
-"""Options of transformers' ``fsdp_config`` can be written under ``plan.fsdp``, read there from a file, or converted by
-``trireme convert-args``; those that trireme lacks are refused.
+"""Options of transformers' ``fsdp_config`` can be written under ``plan.fsdp``, or read from a file that this key names.
+``trireme convert-args`` converts them. Those that trireme lacks are refused.
 """
 
 from __future__ import annotations

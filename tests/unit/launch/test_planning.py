@@ -1,4 +1,6 @@
-"""``plan=auto`` chooses a parallelism plan that fits: on simulated machines, and through the real command."""
+"""Tests of ``plan=auto``, which chooses a parallelism plan that fits into memory. The planner decides for simulated
+machines, and the real command trains and compares plans on this one.
+"""
 
 from __future__ import annotations
 

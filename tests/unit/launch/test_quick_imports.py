@@ -1,4 +1,6 @@
-"""Garbage collection is off during slow imports, is restored after them, and then skips what was imported."""
+"""Tests that Python's garbage collection is off during slow imports, and is restored after them. From then on it skips
+the imported objects.
+"""
 
 from __future__ import annotations
 

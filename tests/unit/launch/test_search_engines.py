@@ -1,5 +1,5 @@
-"""Tests of search engines (optuna, Ray, W&B, SigOpt, custom): unsupported options, translated search spaces, and the
-order in which trials are run.
+"""Tests of hyperparameter search engines (optuna, Ray, W&B, SigOpt, custom): unsupported options, translated search
+spaces, and the order in which trials are run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Tests of the study in which a hyperparameter search records its trials: shared work, seeds, samplers, storage."""
+"""Tests of the study in which a hyperparameter search records its trials: several workers, interrupted trials, seeds,
+samplers and pruners, and storage in files or databases.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Model configurations that cannot compute, such as a hidden size that heads do not divide, are refused before the
-model is built.
+"""Tests that a model configuration with impossible values, such as a hidden size that the number of heads does not
+divide, is refused before the model is built.
 
 A configuration that ``check_model`` accepts must also build and compute in transformers.
 """

@@ -1,4 +1,4 @@
-"""Before training, a task is refused if the architecture has no such head, or if the task predicts the next token and
+"""Before training, a task is refused if the architecture has no head for it, or if the task predicts the next token and
 the model is not causal (a token can attend to later ones).
 """
 

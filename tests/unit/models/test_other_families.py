@@ -1,4 +1,6 @@
-"""Architectures of transformers without a family file are built with the right blocks, inputs and initial values."""
+"""Architectures of transformers for which trireme has no family file are built with the right blocks, inputs and
+initial values.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the formats of GPTQ and AWQ: weights that are stored in them are loaded, and weights are rounded to them.
+"""Tests of loading weights that are stored in the formats of GPTQ and AWQ, and of rounding weights to these formats.
 
 The reference unpacks the published layouts one number at a time.
 """

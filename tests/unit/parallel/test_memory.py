@@ -1,4 +1,6 @@
-"""Memory estimates match published formulas, and for activations also the tensors that autograd really saves."""
+"""Tests of memory estimates: they match published formulas, and those of activations match the tensors that autograd
+really saves.
+"""
 
 from __future__ import annotations
 
