@@ -1,5 +1,6 @@
-"""Export callback: write checkpoints of a run as model folders that ``transformers`` can load, or as adapters for peft,
-while training continues.
+"""Export callback: write a checkpoint of the run as a model folder for ``transformers``, or its adapters as a folder
+for peft. It does so at the end of training or, while training continues, after each save; a new export replaces the
+one before.
 
 Rank 0 exports in a background thread, one checkpoint at a time; the other ranks are not needed. Old checkpoints may be
 removed during an export, so the thread reads hard links to the checkpoint's files. At the end of training, all ranks

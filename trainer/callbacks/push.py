@@ -1,4 +1,5 @@
-"""Push callback: upload the exported models of a run to a repository on the Hugging Face Hub, while training continues.
+"""Push callback: upload the exported models of a run, and on request its checkpoints, to a repository on the Hugging
+Face Hub, while training continues.
 
 Its strategies correspond to the ``hub_strategy`` of ``transformers``. The export thread does the uploads. If they are
 slower than the saves, only the newest save is pushed, unless ``always`` is set. The login is that of the Hub library

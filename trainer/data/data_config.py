@@ -1,4 +1,8 @@
-"""The dataclass of a recipe's ``data`` part. It imports nothing heavy, since every command reads it."""
+"""The ``data`` section of a recipe: its data sources and evaluation sets, and how their texts or rows are split,
+ordered and prepared.
+
+This file imports nothing heavy, since every command reads it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Output folders are checked without creating them, and each error says why the folder cannot be written."""
+"""Tests that output folders are checked without creating them, and that errors say why a folder cannot be written."""
 
 from __future__ import annotations
 

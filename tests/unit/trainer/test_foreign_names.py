@@ -1,4 +1,6 @@
-"""Loading another tool's checkpoint warns about tensors that the model lacks, and refuses quantised weights."""
+"""Tests of loading other tools' checkpoints: tensors that the model lacks cause a warning, and quantised weights are
+refused.
+"""
 
 from __future__ import annotations
 

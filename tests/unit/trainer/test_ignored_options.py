@@ -1,4 +1,6 @@
-"""Tests of notes about options of a recipe without effect: when they appear, and that some shipped plans give none."""
+"""Tests of the notes about recipe options that have no effect: when a note appears, and that some shipped plans cause
+none.
+"""
 
 from __future__ import annotations
 

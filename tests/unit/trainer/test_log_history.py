@@ -1,4 +1,4 @@
-"""After a resume, the log history holds the metrics up to the resumed step, with NaN and infinity as numbers."""
+"""Test that after a resume the log history holds the metrics up to the resumed step, with NaN as a number."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Tests of optimizers: those of the ``optimizer`` group and others by their path can be built, their implementations
-agree, and norms and biases get no weight decay.
+"""Tests of optimizers: every shipped YAML file builds one, any other is built by its import path, implementations of
+AdamW agree, and norms and biases get no weight decay.
 """
 
 from __future__ import annotations

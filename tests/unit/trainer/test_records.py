@@ -1,5 +1,5 @@
-"""Tests of collecting the predictions of all ranks, in the order of the data set and in constant memory, and of the
-files with them.
+"""Tests of collecting predictions from all ranks, in the order of the data set and in constant memory, and of writing
+them to files.
 """
 
 from __future__ import annotations

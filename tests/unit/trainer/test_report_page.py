@@ -1,4 +1,6 @@
-"""Tests of a run's HTML report in a real browser: curves, zooming, comparisons, small screens, and runs that go on."""
+"""Tests of a run's HTML report in a real browser: curves, zooming, comparisons, small screens, and runs that have not
+ended.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Tests of notes about a run folder: unknown files, the run in it, and a run folder that contains it. ``--fresh`` moves
-only a folder that holds a run.
+"""Tests of the notes about a run's output folder: it has unknown files, holds a run already, or lies inside another
+run's folder. ``--fresh`` moves only a folder that holds a run.
 """
 
 from __future__ import annotations

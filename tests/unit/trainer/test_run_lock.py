@@ -1,4 +1,4 @@
-"""Two runs never write into the same folder: the second is refused while the first process lives."""
+"""Tests that two runs never write into the same folder: the second is refused while the first process lives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tests of text generation in evaluations: options, prompts, and BLEU and exact match summed over parts of a set."""
+"""Tests of text generation in evaluations: options, prompts, and that BLEU and exact match may be summed over the parts
+of a data set.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The clock behind reported throughput counts training time only, and no evaluations or saves."""
+"""Tests that the clock behind reported throughput counts training time only, and leaves out evaluations and saves."""
 
 from __future__ import annotations
 

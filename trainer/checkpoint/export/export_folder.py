@@ -1,5 +1,5 @@
-"""Export a checkpoint as a model folder that ``transformers`` can load, with sharded safetensors files, or its adapters
-as a folder that peft can load.
+"""Export a checkpoint for other libraries: as a model folder for ``transformers``, with sharded safetensors files, or
+its adapters as a folder for peft. Adapters can be merged and weights quantised on the way.
 
 Weights are copied block by block, so neither the model nor a large tensor is ever held in memory as a whole. This is
 possible because a safetensors file is just a length, a JSON header and raw bytes. The export is written to a hidden

@@ -1,5 +1,5 @@
-"""Read the chat template of a recipe, render a conversation as text by it, and record for each character which message
-it comes from.
+"""Read a recipe's chat template, render conversations with it, and record which message each character of the text
+comes from.
 """
 
 from __future__ import annotations

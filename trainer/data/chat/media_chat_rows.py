@@ -1,4 +1,4 @@
-"""Samples of conversations with images or audio clips, for models that read each image or clip as some tokens."""
+"""Samples of conversations with images or audio clips, for models that read each image or clip as several tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The chat templates that trireme has by name (``data.chat.template=llama3``), and the tokens that each of them needs.
+"""The chat templates that a recipe can choose by name (``data.chat.template=llama3``), and the tokens that each needs.
 
 Their texts lie in the folder ``templates``, one file each; ``tokens.yaml`` beside them names their tokens. They follow
 templates that are published with models. This file imports nothing heavy.

@@ -1,5 +1,5 @@
-"""Tests of the file ``metrics.jsonl``: who writes it and when, values that are not finite, and what it holds after
-resumes, full disks and removals.
+"""Tests of the callback that writes ``metrics.jsonl``: which rank writes and when, NaN and infinity, and what the file
+holds after a resume, after a full disk, or after somebody has deleted it.
 """
 
 from __future__ import annotations

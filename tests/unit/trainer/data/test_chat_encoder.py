@@ -1,4 +1,6 @@
-"""Tests of turning conversations into tokens and labels: options, formats, templates, tools, and refusals."""
+"""Tests of turning conversations into tokens and labels: which tokens get labels, row formats, templates, tools, and
+conversations and recipes that are refused.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tests of chat data sets: files and columns that are read, long or unusable rows, cache, packed rows and batches."""
+"""Tests of chat data sets: which files and columns are read, what becomes of long or unusable rows, and caching,
+packing and batches.
+"""
 
 from __future__ import annotations
 

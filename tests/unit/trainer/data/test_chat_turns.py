@@ -1,4 +1,6 @@
-"""Tests of where an assistant's turn begins and ends in a rendered chat, for chat templates of unusual form."""
+"""Tests of where an assistant's turn begins and ends in a rendered chat, with unusual chat templates. Templates that
+raise errors or have misplaced generation blocks are refused.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tests of preparing texts for training: exact tokens, statistics, splits, caching, several processes and bad input."""
+"""Tests of preparing texts for training: exact tokens, statistics, training and evaluation batches, caching, several
+processes and bad input.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tests of data sets of the Hugging Face Hub: rows, splits and labels from a local server, cache and saved folders."""
+"""Tests of data sets of the Hugging Face Hub: rows, splits and labels, read from a local server, the cache or saved
+folders.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of image data: decoding, the image processor, maps of classes, and augmentations that depend on seed and
+"""Tests of image data: decoding, the image processor, segmentation maps, and augmentations that depend on seed and
 position only.
 """
 

@@ -1,4 +1,4 @@
-"""With ``data.packing=lanes`` each row of a batch continues the text of the same row in the previous batch.
+"""Tests of ``data.packing=lanes``: each row of a batch continues the text of the same row in the previous batch.
 
 The text is divided into as many lanes as a step has samples; evaluations use lanes too.
 """

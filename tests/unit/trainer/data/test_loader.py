@@ -1,5 +1,5 @@
-"""Tests of the data loader: shares of data-parallel ranks, resume at any step, worker processes, and balanced
-evaluation batches.
+"""Tests of the data loader: which samples each data-parallel rank gets, resuming at any step, worker processes, and
+balanced evaluation batches.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tests of conversations with audio clips and images: forms of parts, labels, refused rows, and batches."""
+"""Tests of conversations with audio clips and images: how messages may hold them, labels, refused rows, and batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tests of mixtures of data sources: their shares, epochs, resume, evaluation, caching, and refusals."""
+"""Tests of training on several data sources: how many samples each source gives, epochs, resuming, evaluation, caching,
+and sources that are refused.
+"""
 
 from __future__ import annotations
 

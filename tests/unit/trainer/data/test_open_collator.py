@@ -1,4 +1,4 @@
-"""A custom collator is checked at its first batch, and an error says what is wrong with the batch."""
+"""Tests that a custom collator is checked at its first batch, and that errors say what is wrong with the batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tests of packing several documents into one row: from files, streams and mixtures, with labels, after a resume."""
+"""Tests of packing several documents into one row: documents of files, streams and mixtures, their labels, exact
+resumes, and collators that would mix the documents of a row.
+"""
 
 from __future__ import annotations
 

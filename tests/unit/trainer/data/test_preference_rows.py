@@ -1,4 +1,6 @@
-"""Tests of preference data for DPO, IPO and KTO: row formats, labels, rows that are dropped, and their display."""
+"""Tests of preference data for DPO, IPO and KTO: row formats, labels, rows that are cut, dropped or refused, and how a
+sample is displayed.
+"""
 
 from __future__ import annotations
 

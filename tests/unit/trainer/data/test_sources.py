@@ -1,5 +1,5 @@
-"""Tests of document sources (files, Python sources, and data sets of the Hugging Face Hub): the documents that they
-give, and reports of bad input with file and place.
+"""Tests of document sources (files, Python sources, and data sets of the Hugging Face Hub): which documents they give,
+and that errors name the file and the place of bad input.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Data sources refuse unknown encodings and invalid delimiters, and the error names the argument."""
+"""Tests that data sources refuse unknown encodings and invalid delimiters, and that the error names the argument."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tests of files that hold tokens: they read back exactly, often without a copy, and also after pickling."""
+"""Tests of the files that hold a data set's tokens: reading any range, cutting the tokens into samples, and pickling a
+data set as the path of its file.
+"""
 
 from __future__ import annotations
 

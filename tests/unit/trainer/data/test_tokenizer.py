@@ -1,5 +1,5 @@
-"""Tests of training and loading tokenizers: decoded texts equal the originals, special tokens, long words, caching, and
-equal results in every process.
+"""Tests of training and loading tokenizers: exact decoding, special tokens, long words, caching, and equal results in
+every process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``tracker=all`` uses every tracker that is installed and logged in; the log names the trackers that are left out."""
+"""Tests that ``tracker=all`` uses every tracker that is installed and logged in, and that the log names the others."""
 
 from __future__ import annotations
 

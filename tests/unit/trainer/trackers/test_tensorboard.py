@@ -1,5 +1,5 @@
-"""Tests of the TensorBoard tracker: the values that TensorBoard's reader finds, also after a resume, and disks that
-fail without ending the run.
+"""Tests of the TensorBoard tracker: the values that TensorBoard's reader finds, also after a resume, and disk errors,
+which do not end the run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One run with TensorBoard, W&B and MLflow is interrupted and resumed; each tracker then shows every metric once.
+"""Tests that TensorBoard, W&B and MLflow each show every metric once for a run that is interrupted and resumed.
 
 The recipe, the group, the files and the status of the run are checked too. W&B runs offline; ``wandb sync`` then
 uploads its files to a local server.
