@@ -1,5 +1,5 @@
-"""Evaluate a recipe's model on its held-out, further or test data (``trireme evaluate``), without training and under
-any parallelism plan.
+"""Evaluate a recipe's model without training (``trireme evaluate``), on its held-out set, its test set or the sets in
+``data.eval_sets``. It works under any parallelism plan.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Evaluate data sets on all ranks together: compute metrics and, where asked, generate texts and collect a record of
-each sample.
+"""Evaluate a model on data sets, all ranks together: compute metrics and, where asked, generate texts and collect a
+record of each sample.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Watch for NaN and infinity: warn of the first step with such a loss or gradient, and tell at each save whether the
-loss and the weights are finite.
+"""Watch a run for NaN and infinity: warn of the first step with such a loss or gradient, and of many skipped steps in a
+row. At each save, tell whether the loss and the weights are finite.
 
 The gradient norm is computed in every step and is equal on all ranks. On the CPU it is checked in every step. On a GPU,
 reading the norm would delay every step, so the number of the first bad step is kept in a tensor on the device. That

@@ -1,4 +1,4 @@
-"""Check that the folders and files that a recipe or an option names can be written, without creating anything.
+"""Check that the folders and files that a recipe or a command-line option names can be written, without creating them.
 
 Folders that are missing above them are made when they are written, by all commands alike.
 """

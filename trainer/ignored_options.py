@@ -1,5 +1,5 @@
-"""Find options of a recipe that have no effect in this run, and a few combinations that defeat their purpose; ``trireme
-check`` and the start of a run list them.
+"""Find options of a recipe that have no effect in this run, and settings that make little sense, such as a preference
+task whose reference model has random weights. ``trireme check`` and the start of a run list them.
 """
 
 from __future__ import annotations

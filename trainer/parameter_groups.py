@@ -1,5 +1,5 @@
-"""Give chosen parameters their own learning rate, weight decay or other optimizer options, as the recipe asks by
-``parameter_groups``.
+"""Give chosen parameters their own learning rate, weight decay or other optimizer options, which the recipe sets in its
+section ``parameter_groups``.
 
 A recipe lists patterns of names. It may also name a function, such as one for layer-wise decreasing learning rates,
 which is called with the name and shape of every trained parameter that no pattern matches. Names and shapes are those

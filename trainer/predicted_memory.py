@@ -1,4 +1,4 @@
-"""Predict a run's memory by category, and the bytes that a rank sends per step, by the formulas of the planner.
+"""Predict a run's memory by category, and the bytes that a rank sends per step, by the formulas behind ``plan=auto``.
 
 The run report compares these with measured values. The formulas cover only models whose inputs are tokens.
 """

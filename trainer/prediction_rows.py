@@ -1,4 +1,4 @@
-"""Make the rows of a predictions file: each sample in readable form with the model's prediction, in data set order."""
+"""Write the rows of a predictions file: each sample in readable form with the model's prediction, in data set order."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Read a whole file, or its last bytes, where another program or user may have put something else in its place, such as
-in a run folder. Folders, pipes and devices are refused, because reading a pipe or a device could wait forever.
+"""Read a whole file, or its last bytes, and refuse folders, pipes and devices. Reading a pipe or a device could wait
+forever, and another user may have put one into a run folder.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Evaluate the model of a trainer on held-out data, during or after training, and write its predictions to a file.
+"""Evaluate the model of a run on its evaluation sets, during or after training, and write its predictions for a set to
+a file.
 
 The averaged weights are evaluated if the run keeps them (``ema``), unless ``ema.evaluate=false``.
 """

@@ -1,5 +1,5 @@
 """Decide whether two paths in recipes name the same files: one place under two spellings, or files of equal content.
-Fingerprints of files are made here for this, and kept in checkpoints.
+Contents are compared by fingerprints, which are computed here and kept in checkpoints.
 
 A run may go on with its files under other paths: relative instead of absolute, through a symbolic link, or moved. What
 counts is the content. Checkpoints hold fingerprints of the files that a recipe names, and of the data made of them.

@@ -1,9 +1,9 @@
-"""Take a model's configuration and adapter scales from its checkpoint, since folders that a recipe names may change.
+"""Take a model's configuration and adapter scales from its checkpoint, since the folders that a recipe names may have
+changed. Adapters whose base model has another configuration are refused.
 
 A recipe names folders: that of ``model.weights``, whose config.json describes the model, and that of
 ``model.adapter.path``, which gives layers and scales of adapters. Both may change after a run has begun. Where the
-recipe itself has not changed, a checkpoint's own description counts. The base of adapters is in no checkpoint, so
-another configuration of it is refused.
+recipe itself has not changed, a checkpoint's own description counts. The base of adapters is in no checkpoint.
 """
 
 from __future__ import annotations

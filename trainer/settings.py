@@ -1,4 +1,6 @@
-"""Dataclasses of the recipe sections ``run``, ``trainer`` and ``ema``: run folder, length, batch sizes, intervals."""
+"""Dataclasses of three recipe sections: ``run`` (run folder, logging, progress bars), ``trainer`` (length, batch sizes,
+when to log and evaluate) and ``ema`` (averaged weights).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replace invisible characters in texts that are to be shown, such as terminal escape codes, by visible symbols.
+"""Replace invisible characters, such as terminal escape codes, by visible symbols in texts that are to be shown.
 
 Such characters could otherwise control the terminal, or reverse the direction of a line (direction marks); unpaired
 surrogates could not be written at all.

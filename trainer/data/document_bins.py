@@ -1,7 +1,8 @@
-"""Choose which documents are packed together in one sequence of tokens, reproducibly from their lengths and the seed.
+"""Choose which documents are packed together into one sequence of tokens; only their lengths and the seed decide this.
+Documents that are longer than a sequence are cut, split or dropped.
 
-Such a sequence is called a bin. Which document lengths each bin combines is decided once, by ``first_fit.py``. In each
-epoch, a keyed permutation of the documents of each length decides which of them take the places of this length, so
+A packed sequence is called a bin. Which document lengths each bin combines is decided once, by ``first_fit.py``. In
+each epoch, a keyed permutation of the documents of each length decides which of them take the places of this length, so
 every epoch combines other documents. No list of bins is stored. Each bin is computed on its own, so it is the same
 after a resume, under another parallelism plan and with more workers.
 """

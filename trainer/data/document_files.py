@@ -1,4 +1,5 @@
-"""Read documents and JSON rows from local files, one at a time, with errors that name the file, the line and a fix.
+"""Read the documents of local files one at a time, from plain text, JSON, CSV, Parquet or Arrow. Functions here
+also read JSON files as rows. Errors name the file and the line, and say how to correct it.
 
 Files are decoded and parsed here and not by `datasets`, whose errors name neither byte nor line. Prepared and streamed
 corpora use the same reader. Nothing here uses the network.

@@ -1,4 +1,4 @@
-"""Wrap the data source of documents that a recipe names, and check its methods and return values.
+"""Wrap the object that gives a recipe its documents (``data.source``), and check its methods and return values.
 
 A fault becomes one error message that names the recipe's key. The same source class may stand at ``data.source`` or at
 ``data.eval_source``, so the message is given the key that the recipe uses.

@@ -1,4 +1,4 @@
-"""Find the names of the columns in a local data file (JSON, CSV, Parquet and others), where this takes little time."""
+"""Find the names of the columns in a local data file (JSON, CSV, Parquet and others), unless this would take long."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
 """Read the text of a local file, decompressed and decoded in chunks, with errors that name the undecodable byte.
+Functions here also check a recipe's encoding and delimiter.
 
 Compression is recognised by the file's first bytes and not by its name, because a download may have been decompressed
 without being renamed.

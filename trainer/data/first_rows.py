@@ -1,5 +1,5 @@
-"""Read rows of JSON, Parquet or Arrow files for ``trireme check``: all rows if the files are small, else at most the
-first rows of the first file.
+"""Read rows of JSON, Parquet or Arrow files for the checks of ``trireme check``: all rows if the files are small, else
+at most the first 20 rows of the first file.
 """
 
 from __future__ import annotations

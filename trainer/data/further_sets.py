@@ -1,4 +1,5 @@
-"""Prepare the evaluation sets of a run other than the held-out set: those in ``data.eval_sets``, and the test set.
+"""Prepare a run's additional evaluation sets, which are used beside its held-out set: those in ``data.eval_sets``, and
+the test set.
 
 Each set is prepared on its own when it is first used. These sets never change the training data.
 """

@@ -1,5 +1,5 @@
-"""A data source that reads a data set from the Hugging Face Hub, from a local folder, or as ``datasets`` saved it. It
-may use the network, unlike trireme's other sources.
+"""A data source for data sets on the Hugging Face Hub, in a local folder of the same layout, or written by
+``save_to_disk`` of ``datasets``. It may use the network, unlike trireme's other sources.
 """
 
 from __future__ import annotations

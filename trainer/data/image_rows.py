@@ -1,5 +1,5 @@
-"""Convert rows of labelled images to samples (pixel values and a label), for classification or regression. Other kinds
-of samples use its functions that open an image, read its size and compute its pixel values.
+"""Convert rows of labelled images to samples (pixel values and a label), for classification or regression. Functions
+here open an image, read its size and compute its pixel values; other kinds of samples use them too.
 """
 
 from __future__ import annotations

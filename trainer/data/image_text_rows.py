@@ -1,4 +1,4 @@
-"""Convert rows of images with captions to samples, for contrastive models and for models that generate the text."""
+"""Convert rows of images with captions to samples, for contrastive models and for models that generate text."""
 
 from __future__ import annotations
 

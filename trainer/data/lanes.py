@@ -1,4 +1,5 @@
-"""``data.packing=lanes``: cut a long text so that each step continues where the step before stopped.
+"""Cut a long text into parallel lanes (``data.packing=lanes``), so that each training step continues where the step
+before stopped.
 
 The text is cut into as many contiguous parts (lanes) as a step has samples. Sample k of each step is the next block of
 lane k. So a model with a memory (Transformer-XL) reads every lane as one long text, for any number of ranks and any

@@ -1,5 +1,4 @@
-"""Load batches for training and evaluation from a data set that is read by index: the share of one data-parallel rank
-in each step.
+"""Load the batches of one data-parallel rank, for training and evaluation, from a data set that is read by index.
 
 After p samples, a step takes the positions p to p + G - 1 of the endless stream of samples, where G is the global batch
 size. So a batch may span two epochs, and no sample is dropped. Each data rank takes one contiguous part of these

@@ -1,5 +1,5 @@
-"""Give a user's own data loader (``data.loader``) the interface of a corpus, so that a run trains on its samples,
-which may be texts or any other data.
+"""Give a user's own data loader (``data.loader``) the interface of ``Corpus``, so that a run can train on its samples.
+The samples may be texts or any other data.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""PyTorch data sets of the samples of a user's own data loader (``data.loader``): training samples by position or in
-order, and held-out samples by index.
+"""PyTorch data sets that read from a user's own data loader (``data.loader``): training samples, by position or one
+after the other, and held-out samples, by index.
 """
 
 from __future__ import annotations

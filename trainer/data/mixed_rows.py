@@ -1,4 +1,6 @@
-"""Open a corpus that mixes several sources of rows, and check that they have the same columns with the same types."""
+"""Open a corpus that mixes rows of several data sources, which must have the same columns with the same types. Labels
+that the sources number differently are replaced by their names.
+"""
 
 from __future__ import annotations
 

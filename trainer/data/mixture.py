@@ -1,4 +1,4 @@
-"""A corpus that mixes several data sources by weights.
+"""A corpus that mixes several data sources in the proportions of their weights.
 
 The weights decide which source each position of the training stream reads (``mixture_order.py``). If the earlier
 positions have read n samples of this source, the position reads the source's next sample. Each source has epochs of its

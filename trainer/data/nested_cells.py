@@ -1,4 +1,5 @@
-"""Store lists and objects as JSON text in a column, with a mark, since other texts may happen to be JSON.
+"""Store JSON lists and objects as text in a column, with a hidden mark by which they are recognised later. Without the
+mark, they could not be told from other texts that happen to be JSON.
 
 A column of an Arrow table has one type, so lists and objects of JSON files are kept as texts. The mark is white space
 after the first bracket: JSON parsers ignore it, and no JSON writer puts it there.

@@ -1,4 +1,5 @@
-"""Support for a user's own order of the training samples (``data.order``), such as a curriculum or weighted sampling.
+"""Let a user's own function decide the order of the training samples (``data.order``), for example for a curriculum or
+weighted sampling, and check its results.
 
 The order is a function from positions in the endless stream of training samples to sample indices. It is called with
 many positions at once. It depends on nothing else, so any parallelism plan gets the same order, and a resume needs no

@@ -1,5 +1,5 @@
-"""Make samples of a stream of documents (blocks of tokens, or rows of packed documents), shuffle them in windows, and
-share them among data-parallel ranks.
+"""Make samples from a stream of documents (blocks of tokens, or rows of packed documents), shuffle them in windows, and
+divide them among data-parallel ranks.
 
 A resumed run needs two values: the position in the source at which the current window began, and the number of samples
 already used from this window. Tokens that were read but not yet used are not saved; their documents are read again.

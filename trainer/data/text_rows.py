@@ -1,5 +1,5 @@
-"""Convert rows of labelled texts, or pairs of texts, to samples for classification or regression. Other kinds of
-samples use its functions that choose a tokenizer and count tokens.
+"""Convert rows of labelled texts, or pairs of texts, to samples for classification or regression. Functions here choose
+a tokenizer, count tokens and append an end token; other kinds of samples use them too.
 """
 
 from __future__ import annotations

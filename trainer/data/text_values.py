@@ -1,4 +1,6 @@
-"""The values that trireme passes to text collators: tokenizer, block size, and the id of the padding token."""
+"""Determine the values that trireme passes to text collators: tokenizer, block size, and the id of the padding token.
+Functions here also find the tokenizer in a processor, and describe its vocabulary.
+"""
 
 from __future__ import annotations
 

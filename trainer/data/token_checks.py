@@ -1,5 +1,5 @@
-"""Check the first micro-batches of a user's own collator or samples: tokens and labels must be integers that the model
-knows, labels must stand at the positions that predict them, and the model's main input must be there.
+"""Check the first micro-batches of a user's own collator or samples. Tokens and labels must be integers in the model's
+vocabulary, labels must stand at the positions that predict them, and the model's main input must be there.
 """
 
 from __future__ import annotations

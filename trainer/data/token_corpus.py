@@ -1,5 +1,5 @@
-"""Give a run the samples of prepared documents: blocks of tokens, single documents or several in a row. They are read
-by index from memory-mapped files.
+"""Give a run the samples of prepared documents: blocks of tokens, single documents, or several documents packed into
+one sequence. They are read by index from memory-mapped files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Find the columns of chats and preferences under the names that published data sets give them (Alpaca, Dolly, Orca).
+"""Recognise the columns of chat and preference data by the names that well-known data sets use (Alpaca, Dolly, Orca).
 
 A recipe's own ``data.columns`` always count first.
 """

@@ -1,4 +1,5 @@
-"""Tracker for CodeCarbon: measure the energy used by the main rank's machine, and estimate the CO2 emissions.
+"""Tracker for CodeCarbon: measure the energy used by the main rank's machine or process, and estimate the CO2
+emissions.
 
 The library measures by itself (by RAPL, by NVML, or from the load) and writes ``emissions.csv`` to the run folder, one
 row for each start of the run. CodeCarbon takes no metrics of training; the run's group and its trial of a search are in

@@ -1,4 +1,4 @@
-"""Find the files of a run that trackers upload (checkpoints, the curve plot, samples, the log).
+"""Find the files of a run that trackers upload (curve plot, samples, log), and link its checkpoints for the upload.
 
 A checkpoint is passed on as a folder of hard links, so that it can be removed from the run folder during the upload.
 """

@@ -1,5 +1,5 @@
-"""The base class of trackers: callbacks that report a run to a service or viewer. Once training has begun, their
-failures do not end it.
+"""The base class of trackers: callbacks that report a run to a service or a viewer. Once training has begun, a failure
+of a tracker does not end the run.
 
 A tracker for one service is a small subclass (``wandb.py`` is an example). It says how a run begins there (``start``),
 how metrics are written (``write``), how files are kept (``keep``) and how the run ends (``finish``). The base class

@@ -1,4 +1,4 @@
-"""Encode the answers of preference data as tokens, with labels on the tokens of the answer only.
+"""Encode the prompts and answers of preference data as tokens, with labels on the tokens of the answers only.
 
 Conversations are encoded by their chat template, and plain texts without one. A conversation is encoded once for each
 of its answers, like any other chat (``chat/chat_encoder.py``). A plain prompt and its answer are tokenized separately,

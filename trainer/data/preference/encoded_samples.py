@@ -1,4 +1,4 @@
-"""Define the columns in which encoded preference samples are cached, and encode rows to them in parallel processes."""
+"""Define the columns in which tokenized preference samples are cached, and tokenize rows in parallel processes."""
 
 from __future__ import annotations
 

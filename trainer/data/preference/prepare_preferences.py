@@ -1,5 +1,5 @@
-"""Encode preference data (pairs of answers, or labelled answers) as tokens once, and report which rows are cut, left
-out or refused.
+"""Tokenize preference data (pairs of answers, or labelled answers), cache the tokens, and report which rows are cut,
+left out or refused.
 
 Tokens and labels are cached as Arrow files. The cache entry is named by a hash of the rows, the tokenizer and the
 options on which the tokens depend. A sample has two texts: the chosen and the rejected answer. For KTO these are an

@@ -1,4 +1,5 @@
-"""Convert the views of samples to JSON values that a run stores, and convert these to HTML for the report.
+"""Convert the views that show a sample (text, image, audio, numbers) to JSON values that a run stores, and convert
+these values to HTML for reports.
 
 The HTML is made from the JSON values only, and all of them are escaped, because the run folder may come from somebody
 else.
