@@ -1,7 +1,8 @@
 """Check a recipe's data before it is prepared: the methods of its sources, and files, columns and first rows where
 these can be read quickly. Other functions here list the sources and what can be seen of them.
 
-Neither torch nor datasets is imported, so ``trireme check`` answers at once.
+Neither torch nor datasets is imported, so that ``trireme check`` answers at once; only a collator of the user's own,
+which may need torch, brings it in.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import pytest
 from helpers.command import trireme_here
 from helpers.recipes import TINY, tiny_recipe
 from trireme.launch.train import main
+from trireme.trainer.build import train
 from trireme.trainer.ignored_options import ignored_options
 
 
@@ -65,6 +66,9 @@ def test_steps_that_follow_from_the_data_are_known_when_the_run_begins(tmp_path:
 def test_check_and_train_report_ignored_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checked = trireme_here(capsys, "check", str(TINY), "plan.fsdp.forward_prefetch=2")
     assert checked.returncode == 0 and "note   plan.fsdp.forward_prefetch=2 has no effect" in checked.stdout
+    recipe = tiny_recipe(tmp_path, "plan.fsdp.forward_prefetch=2", "trainer.max_steps=1", "trainer.eval_at_end=false")
+    train(recipe)
+    assert "plan.fsdp.forward_prefetch=2 has no effect" in (Path(recipe.run.dir) / "log.txt").read_text()
 
 
 @pytest.mark.parametrize(

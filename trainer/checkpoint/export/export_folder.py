@@ -1,9 +1,10 @@
 """Export a checkpoint for other libraries: as a model folder for ``transformers``, with sharded safetensors files, or
 its adapters as a folder for peft. Adapters can be merged and weights quantised on the way.
 
-Weights are copied block by block, so neither the model nor a large tensor is ever held in memory as a whole. This is
-possible because a safetensors file is just a length, a JSON header and raw bytes. The export is written to a hidden
-folder, which gets its final name when it is complete. An interrupted export leaves nothing behind.
+Weights are copied block by block, so neither the model nor a large tensor is held in memory as a whole, except for
+GPTQ, which runs the model to calibrate it. This is possible because a safetensors file is just a length, a JSON header
+and raw bytes. The export is written to a hidden folder, which gets its final name when it is complete. An interrupted
+export leaves nothing behind.
 """
 
 from __future__ import annotations

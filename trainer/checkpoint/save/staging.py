@@ -1,7 +1,8 @@
 """Copy this rank's training state to CPU memory, so that training can continue while the copies are written to disk.
 
-The state does not change before the next optimizer step. A background thread therefore makes the copies during the
-forward and backward passes. Copies that are still missing before the optimizer step are made by the training thread.
+The state does not change before the next optimizer step. Tensors of the CPU are therefore copied by a background thread
+during the forward and backward passes; the training thread makes the copies that are still missing before the optimizer
+step. Tensors of a GPU are copied by the GPU, which goes on computing meanwhile.
 """
 
 from __future__ import annotations
