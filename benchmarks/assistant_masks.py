@@ -1,4 +1,4 @@
-"""Compare the tokens of chats that trireme trains on with those of TRL's ``assistant_only_loss``.
+"""Compare which tokens of a chat get labels in trireme and in TRL (``assistant_only_loss``).
 
 TRL ships the chat templates of published models. For many it also has a copy with ``{% generation %}`` blocks, which it
 trains with instead. Each pair of templates is tried with several conversations: tools, thinking, empty answers, white

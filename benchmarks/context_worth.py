@@ -1,5 +1,5 @@
-"""Measure how much a trained model gains from distant context: print and draw its held-out loss for
-several context lengths.
+"""Measure how much a trained Perceiver AR or Transformer-XL gains from distant context: print and draw its loss on
+held-out text for several context lengths.
 
 The loss is always computed on the same tokens. Only the context before them changes: the prefix of a Perceiver AR, or
 the memory of a Transformer-XL. The script prints the losses and draws them into an SVG file in ``docs``.

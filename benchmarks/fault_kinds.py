@@ -1,5 +1,5 @@
-"""The faults that ``benchmarks/faults.py`` injects into a running command: kills, damaged checkpoints, full
-disks and read-only folders. ``Start`` is one running command.
+"""The faults that ``benchmarks/faults.py`` injects into training runs: kills, damaged checkpoints, full disks and
+read-only folders. ``Start`` is one start of a run's command.
 
 A fault observes the command only from outside, through its processes and files. It strikes while the command starts, in
 a random step, or during a save. After the command has ended, a full disk is freed and a read-only folder is made

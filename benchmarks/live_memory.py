@@ -1,5 +1,5 @@
-"""Count the memory of a rank's live tensors, divided into parameters, gradients, optimizer state and other tensors,
-and the state that DeepSpeed keeps on disk for the rank.
+"""Count the bytes that a rank's tensors hold, divided into parameters, gradients, optimizer state and other tensors.
+Also count the state that DeepSpeed keeps on disk for the rank.
 
 ``communication.py`` uses it. Memory that several tensors share is counted once. The other tensors are communication
 buffers, DeepSpeed's copies for offload, and batches.

@@ -1,5 +1,5 @@
-"""Compare the time and memory of a RecurrentGemma training step between transformers' class and trireme's version of it
-(scans for the recurrence, attention inside its window only), and measure how trireme's version grows with text length.
+"""Compare the time and memory of a RecurrentGemma training step in trireme and in transformers. Also measure how both
+grow with text length in trireme, which uses scans for the recurrence and attention inside its window only.
 
 The model is small, with the published proportions: two recurrent blocks and one attention block. The attention window
 is as long as the model is wide, so that attention has the same share of the work as in the 2B model. A step is forward,

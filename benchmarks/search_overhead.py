@@ -1,5 +1,5 @@
 """Measure the overhead of a hyperparameter search: the time to check the recipe and search space, the time in which no
-trial runs, and the time of a trial's process outside of training (steps, evaluations and saves).
+trial runs, and the time that a trial's process spends on anything but steps, evaluations and saves.
 
     python benchmarks/search_overhead.py [--trials 10] [--steps 40] [--nproc 1]
 

@@ -1,4 +1,4 @@
-"""Show whether the hyperparameter search of transformers' Trainer ends when trials are pruned on two DDP ranks.
+"""Show whether the hyperparameter search of transformers' Trainer ends or hangs if trials are pruned on two DDP ranks.
 
 ``trireme search`` ends in the same case (``tests/dist/test_search.py``).
 

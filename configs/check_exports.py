@@ -1,4 +1,4 @@
-"""Refuse callbacks that export adapters alone, in a run that has merged other adapters into their base model.
+"""Refuse callbacks that export only adapters if other adapters were merged into the base model.
 
 Adapters that were trained with ``model.merged_adapters`` belong to the sum of the base and the merged adapters. No
 folder holds this sum, so such a run must export whole models.

@@ -1,4 +1,4 @@
-"""Check a recipe's number of steps, run and cache folders, intervals (``every``), and data to evaluate on."""
+"""Check a recipe's run folder, cache folder, number of steps, intervals (``every``), and data for evaluations."""
 
 from __future__ import annotations
 

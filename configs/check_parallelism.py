@@ -1,5 +1,5 @@
 """Check that the parallelism (``plan``) of a recipe fits its other parts: batch sizes, model, task, optimizer,
-evaluations, checkpoints and generation.
+evaluations, checkpoints and generation. Also check that torch has the chosen backend of ``torch.compile``.
 """
 
 from __future__ import annotations

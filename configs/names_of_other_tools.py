@@ -1,5 +1,5 @@
-"""Look up trireme's key for an option of another tool (transformers, accelerate, DeepSpeed, axolotl), or write the page
-that lists them.
+"""Look up the recipe key for an option of another tool (transformers, accelerate, DeepSpeed, axolotl), or write the
+page that lists all such options.
 
 This is used for error messages and for docs/coming-from.md. All names are in ``names_of_other_tools.yaml`` beside
 this file.

@@ -1,5 +1,5 @@
-"""The dataclass of a whole recipe; ``read_recipe`` builds it from plain data or returns the problems, and ``check``
-checks it again for a number of processes.
+"""The dataclass of a whole recipe. ``read_recipe`` builds it from plain data or returns the problems; ``check`` checks
+that its parts fit each other and the number of processes.
 
 Each part of a recipe is a dataclass of its own package; this file puts the parts together. The problems concern single
 keys, keys that contradict each other, or a plan that does not fit the number of processes.

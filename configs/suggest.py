@@ -1,4 +1,4 @@
-"""Suggest fixes for unknown keys and values: a similar key of trireme, or what another tool's name is called here."""
+"""Suggest fixes for unknown keys and values in a recipe: a similar name, or trireme's name for another tool's."""
 
 from __future__ import annotations
 

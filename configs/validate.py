@@ -1,5 +1,5 @@
-"""Turn plain data from YAML into typed configuration objects, and find *all* problems at once. Also list
-the keys and defaults of these classes.
+"""Turn plain data from YAML into typed configuration objects (dataclasses), and report *all* problems at once. Also
+list the keys and defaults of these dataclasses.
 
 Configuration classes are ordinary dataclasses with checks in ``__post_init__``; this module does not depend on any of
 them. Unknown keys are refused at every depth with the nearest known key. A wrong type is reported with the expected

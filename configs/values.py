@@ -1,4 +1,5 @@
-"""Check one plain value against a type annotation, describe the expected type in words, and find nearest known names.
+"""Check one plain value against a type annotation, describe the expected type in words, and find the known name that is
+most like a mistyped one.
 
 pydantic checks strictly: ``"3"`` is not an integer, ``true`` is not a number. Most messages are trireme's own, since
 users need "expected an integer, got a string" rather than a list of pydantic's errors.

@@ -1,8 +1,8 @@
 """Convert a configuration of Hugging Face ``accelerate`` (FSDP, DeepSpeed, parallelism) into overrides of a recipe.
+Refuse settings that contradict the recipe or have no counterpart here, and restrict ranks to the GPUs of ``gpu_ids``.
 
 ``accelerate launch`` passes its configuration to ranks in environment variables. ``--accelerate-config FILE`` reads the
-same configuration from its file, without that launcher. Settings that contradict the recipe, or have no counterpart
-here, are refused.
+same configuration from its file, without that launcher.
 """
 
 from __future__ import annotations

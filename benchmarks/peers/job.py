@@ -1,5 +1,5 @@
-"""Code that the scripts of all compared libraries share: the job's settings, its data and model, and
-measurements of time and memory.
+"""Code for the scripts that ``compare.py`` runs, one for each library: the training job's settings, data and model, and
+measurements of its time and memory.
 
 This file runs in the environments of all libraries, so it imports only numpy, torch, transformers and peft.
 """

@@ -1,4 +1,4 @@
-"""The data loader, optimizer, training loop and evaluation that the scripts for accelerate, Fabric and DeepSpeed share.
+"""The data loader, optimizer, training loop and evaluation for the scripts that run accelerate, Fabric and DeepSpeed.
 
 These libraries have no loop of their own. Each script passes its own step, save, and mean of the loss over ranks.
 """
