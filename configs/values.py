@@ -185,21 +185,33 @@ def _fix(value: Any, hint: Any) -> str:
         return f"did you mean {near}?"
     if value is None:
         return f"write {describe(hint)}, or leave it out"
-    if isinstance(value, dict) and value and all(key.isdigit() for key in map(str, value)) and "list" in describe(hint):
-        # Hydra makes a mapping of an override such as rules.0.name=x where there is no list yet.
+    if _lists(members) and isinstance(value, dict) and (items := _items(value)):
         import yaml
 
-        whole = yaml.safe_dump(list(value.values()), default_flow_style=True, width=math.inf, sort_keys=False)
+        whole = yaml.safe_dump(items, default_flow_style=True, width=math.inf, sort_keys=False)
         return f"write the whole list: {whole.strip()}"
     return f"write {_example(members) or describe(hint)}"
+
+
+def _items(value: dict[Any, Any]) -> list[Any]:
+    """The items of a list that Hydra has made a mapping of numbers, as it does with an override such as
+    ``rules.0.name=x`` where there is no list yet; empty for other mappings."""
+    numbered = {str(key): item for key, item in value.items()}
+    places = [str(place) for place in range(len(value))]
+    return [numbered[place] for place in places] if numbered.keys() == set(places) else []
+
+
+def _lists(members: Sequence[Any]) -> list[Any]:
+    """Those members of a type that YAML writes as lists."""
+    kinds = (list, tuple, set, Sequence)
+    return [member for member in members if get_origin(member) in kinds or member in kinds]
 
 
 def _example(members: Sequence[Any]) -> str:
     """An example of a value in YAML, for types whose notation may be unknown to the user."""
     if bool in members:
         return "true or false"
-    lists = [member for member in members if get_origin(member) in (list, tuple, set, Sequence)]
-    if lists:
+    if lists := _lists(members):
         inside = next(iter(get_args(lists[0])), str)
         return f"a list: [{', '.join({int: ('1', '2'), float: ('0.9', '0.95')}.get(inside, ('a', 'b')))}]"
     if dict in members or any(get_origin(member) is dict for member in members):

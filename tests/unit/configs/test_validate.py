@@ -145,8 +145,10 @@ def test_wrong_items_of_lists_and_wrong_containers() -> None:
 
 def test_a_list_whose_items_were_set_one_by_one_is_shown_whole() -> None:
     """Hydra makes a mapping of ``+middle.sizes.0=3`` where there is no list yet."""
-    problem = problems_of(raw(middle={"needed": "x", "sizes": {"0": 3, "1": {"a": 0.5}}}))["middle.sizes"]
-    assert problem.fix == "write the whole list: [3, {a: 0.5}]"
+    for sizes in ({"0": 3, "1": {"a": 0.5}}, {"1": {"a": 0.5}, "0": 3}):
+        problem = problems_of(raw(middle={"needed": "x", "sizes": sizes}))["middle.sizes"]
+        assert problem.fix == "write the whole list: [3, {a: 0.5}]"
+    assert "whole" not in problems_of(raw(middle={"needed": "x", "sizes": {"7": 3}}))["middle.sizes"].fix
 
 
 def test_missing_values() -> None:
