@@ -24,6 +24,37 @@ EXAMPLES = """examples:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="an exported folder, a checkpoint, a run folder, or an adapter")
+    _text_arguments(parser)
+    parser.add_argument(
+        "--max-new-tokens", type=int, metavar="N", help="most tokens to write (default: 100, or as many as fit)"
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=0.8,
+        metavar="T",
+        help="temperature of sampling; 0 always takes the likeliest token (default: 0.8)",
+    )
+    parser.add_argument(
+        "--top-k", type=int, metavar="K", help="sample from the K likeliest tokens; 0: from all (default: 50)"
+    )
+    parser.add_argument("--seed", type=int, metavar="S", help="the same seed gives the same text (default: 0)")
+    parser.add_argument("--ema", action="store_true", help="use the averaged weights of a checkpoint")
+    parser.add_argument(
+        "--base",
+        metavar="FOLDER",
+        help="folder of the adapters' base, if it is no longer where the run or peft's folder names it",
+    )
+    parser.add_argument(
+        "--device-map",
+        choices=("auto", "balanced", "balanced_low_0", "sequential"),
+        help="spread the model over GPUs, CPU and disk, as accelerate does",
+    )
+    add_debug(parser)
+
+
+def _text_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments for what the model reads: a text, or a conversation with images and audio clips."""
     parser.add_argument("--prompt", metavar="TEXT", help="how the text begins (required without --chat)")
     parser.add_argument(
         "--chat",
@@ -59,32 +90,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="begin a new message even after one of the assistant; not together with --continue-final-message",
     )
-    parser.add_argument(
-        "--max-new-tokens", type=int, metavar="N", help="most tokens to write (default: 100, or as many as fit)"
-    )
-    parser.add_argument(
-        "--temperature",
-        type=float,
-        default=0.8,
-        metavar="T",
-        help="temperature of sampling; 0 always takes the likeliest token (default: 0.8)",
-    )
-    parser.add_argument(
-        "--top-k", type=int, metavar="K", help="sample from the K likeliest tokens; 0: from all (default: 50)"
-    )
-    parser.add_argument("--seed", type=int, metavar="S", help="the same seed gives the same text (default: 0)")
-    parser.add_argument("--ema", action="store_true", help="use the averaged weights of a checkpoint")
-    parser.add_argument(
-        "--base",
-        metavar="FOLDER",
-        help="folder of the adapters' base, if it is no longer where the run or peft's folder names it",
-    )
-    parser.add_argument(
-        "--device-map",
-        choices=("auto", "balanced", "balanced_low_0", "sequential"),
-        help="spread the model over GPUs, CPU and disk, as accelerate does",
-    )
-    add_debug(parser)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ to evaluate and save.
 
 from __future__ import annotations
 
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ CHAT_COLUMNS = {"field_messages": "messages", "field_tools": "tools", "field_sys
 """Keys that name a column of conversations -> its name here."""
 CHAT_KEYS = {"roles", "roles_to_train", "message_property_mappings", "message_field_role", "message_field_content"}
 """Further keys of a data set of conversations."""
+PREFERENCES = {"prompt": "field_messages", "chosen": "field_chosen", "rejected": "field_rejected"}
+"""Column of preference data -> axolotl's key for its name."""
 
 
 def share(draft: Draft, value: Any, given: Arguments) -> None:
@@ -83,30 +86,33 @@ def datasets(draft: Draft, value: Any, given: Arguments) -> None:
     if prefers:
         _preference_data(draft)
         draft.left.pop("datasets.type", None)
-        fields = {"prompt": "field_messages", "chosen": "field_chosen", "rejected": "field_rejected"}
-        named = {name: first[theirs] for name, theirs in fields.items() if first.get(theirs, name) != name}
+        named = {name: first[theirs] for name, theirs in PREFERENCES.items() if first.get(theirs, name) != name}
         if named:
             draft.set("data.columns", named)
     if first.get("revision"):
         draft.set("data.source.revision", first["revision"])
     read = KEYS | CHAT_KEYS | CHAT_COLUMNS.keys() if kind == "chat_template" else KEYS
-    read |= {"field_messages", "field_chosen", "field_rejected"} if prefers else set()
-    if files:
-        for key in ("name", "split"):
-            if first.get(key) not in (None, "train"):
-                draft.leave(
-                    f"datasets.{key}",
-                    first[key],
-                    "has no effect on local files; for a set of the hub, write data=hub data.source.path=OWNER/NAME",
-                )
-    for key in sorted(first.keys() - read):
-        draft.leave(f"datasets.{key}", first[key], "cannot be converted; see docs/data.md and docs/chat.md")
+    read |= set(PREFERENCES.values()) if prefers else set()
+    _leave_unread(draft, first, read, local=bool(files))
     if others:
         draft.leave(
             "datasets",
             others,
             "are data sets after the first, the only one converted; mix several with data.sources (docs/data.md)",
         )
+
+
+def _leave_unread(draft: Draft, entry: Arguments, read: Set[str], local: bool) -> None:
+    """Name the keys of an entry of ``datasets`` that are not converted; ``local``: it reads local files."""
+    for key in ("name", "split") if local else ():
+        if entry.get(key) not in (None, "train"):
+            draft.leave(
+                f"datasets.{key}",
+                entry[key],
+                "has no effect on local files; for a set of the hub, write data=hub data.source.path=OWNER/NAME",
+            )
+    for key in sorted(entry.keys() - read):
+        draft.leave(f"datasets.{key}", entry[key], "cannot be converted; see docs/data.md and docs/chat.md")
 
 
 def preferences(name: str) -> Rule:
