@@ -249,7 +249,7 @@ def test_nested_clips_stay_as_stored() -> None:
     row = {"audios": [bytes_of], "messages": [{"role": "user", "content": content}]}
     data = Dataset.from_list([row]).cast(features)
     data = without_decoding(data)
-    assert data[0]["audios"][0]["bytes"] == data[0]["messages"][0]["content"][0]["audio"]["bytes"] == wav(noise())
+    assert data[0]["audios"][0]["bytes"] == data[0]["messages"][0]["content"][0]["audio"]["bytes"] == bytes_of["bytes"]
     assert len(row_hashes(data)) == 1
 
 
