@@ -221,10 +221,10 @@ def _load(folder: Path, device_map: str | dict[str, Any] | None) -> tuple[Any, A
 def _processor(folder: Path, config: Any) -> tuple[Any, Any]:
     """The processor of a model that reads images or audio clips among the tokens of a text, and the Auto class that
     loads the model; (None, None) for other models."""
-    from transformers import AutoProcessor
     from transformers.models.auto import modeling_auto
 
     from ..trainer.data.chat.media_encoder import kinds_of
+    from ..trainer.data.media_processor import MediaProcessor
     from ..trainer.data.processors import FILES
 
     tables = {
@@ -234,7 +234,7 @@ def _processor(folder: Path, config: Any) -> tuple[Any, Any]:
     own = [table for table, names in tables.items() if names.get(config.model_type) in (config.architectures or [])]
     if not own or (own == ["AutoModelForSeq2SeqLM"] and not any((folder / file).is_file() for file in FILES)):
         return None, None
-    processor: Any = AutoProcessor.from_pretrained(folder, backend="pil")
+    processor: Any = MediaProcessor.from_pretrained(folder)
     if not kinds_of(processor):
         return None, None
     processor.tokenizer.chat_template = processor.tokenizer.chat_template or processor.chat_template

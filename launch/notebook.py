@@ -134,18 +134,17 @@ class Run:
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
-        from transformers import AutoProcessor
-
         from ..models.exported_class import exported_class
         from ..trainer.checkpoint.export.export_folder import ExportOptions, export
+        from ..trainer.data.media_processor import MediaProcessor
         from ..trainer.tasks.task import head_of
 
         with tempfile.TemporaryDirectory(prefix="trireme_notebook_") as folder:
             exported = export(str(self.dir), f"{folder}/model", ExportOptions(merge=True))
             model = exported_class(self._recipe["model"], head_of(self._recipe["task"])).from_pretrained(exported)
             try:
-                return model.eval(), AutoProcessor.from_pretrained(exported)
-            except (OSError, ValueError):  # a processor of the user's own, or none
+                return model.eval(), MediaProcessor.from_pretrained(exported)
+            except (ImportError, OSError, ValueError):  # a processor of the user's own, or none
                 return model.eval(), None
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers.equals_one_process import equals_one_process
 from helpers.kept_ranks import kept_ranks
-from helpers.media_chats import TEXT, asked, byte_tokenizer, chatml
+from helpers.media_chats import TEXT, asked, byte_tokenizer, chatml, qwen_vl, smolvlm
 from helpers.metrics import lines
 from helpers.recipes import recipe_of
 from trireme.errors import UserError
@@ -22,6 +22,7 @@ from trireme.trainer.build import train
 from trireme.trainer.data_report import report_data
 
 pytest.importorskip("PIL")
+pytest.importorskip("num2words")  # SmolVLM
 COLOURS = {"red": (220, 30, 30), "green": (20, 170, 60), "blue": (40, 60, 220), "white": (250, 250, 250)}
 SPECIAL = ("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
 VISION = {
@@ -46,6 +47,35 @@ MODELS: dict[str, dict[str, Any]] = {
         "text_config": {**TEXT, "pad_token_id": 0},
         "vision_config": {"patch_size": 4, "image_size": 16, **VISION},
     },
+    "SmolVLMForConditionalGeneration": {
+        "model_type": "smolvlm",
+        "image_token_id": 3,
+        "scale_factor": 2,
+        "text_config": {**TEXT, "pad_token_id": 0},
+        "vision_config": {"patch_size": 4, "image_size": 16, **VISION},
+    },
+    "Qwen2_5_VLForConditionalGeneration": {
+        "model_type": "qwen2_5_vl",
+        "image_token_id": 3,
+        "video_token_id": 4,
+        "vision_start_token_id": 5,
+        "vision_end_token_id": 6,
+        "text_config": {
+            **TEXT,
+            "model_type": "qwen2_5_vl_text",
+            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10_000.0},
+        },
+        "vision_config": {
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "out_hidden_size": 32,
+            "num_heads": 2,
+            "patch_size": 4,
+            "window_size": 16,
+            "fullatt_block_indexes": [1],
+        },
+    },
 }
 
 FROZEN = ["model.vision_tower.post_layernorm.*"]
@@ -53,6 +83,10 @@ FROZEN = ["model.vision_tower.post_layernorm.*"]
 
 
 def _processor(architecture: str) -> Any:
+    if architecture.startswith("SmolVLM"):
+        return smolvlm(byte_tokenizer(*SPECIAL))
+    if architecture.startswith("Qwen"):
+        return qwen_vl("Qwen2_5_VLProcessor", byte_tokenizer("<|image_pad|>", "<|video_pad|>", *SPECIAL[1:3]))
     if architecture.startswith("Llava"):
         from transformers import CLIPImageProcessorPil, LlavaProcessor
 
@@ -134,7 +168,11 @@ def test_labels_are_the_answers(architecture: str, folder: Path) -> None:
 
 
 PLANS = ("ddp", "zero2", "zero3", "fsdp_full_shard", "fsdp_hybrid_shard")
-QUICK = {("LlavaForConditionalGeneration", "fsdp_full_shard"), ("Idefics3ForConditionalGeneration", "ddp")}
+QUICK = {
+    ("LlavaForConditionalGeneration", "fsdp_full_shard"),
+    ("Idefics3ForConditionalGeneration", "ddp"),
+    ("Qwen2_5_VLForConditionalGeneration", "ddp"),
+}
 
 
 @pytest.mark.parametrize(

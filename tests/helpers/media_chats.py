@@ -60,6 +60,36 @@ def qwen2_audio() -> Any:
     return Qwen2AudioProcessor(extractor, byte_tokenizer("<audio>"), chatml("audio"), audio_token="<audio>")
 
 
+def with_video_part(kind: str, settings: dict[str, Any], **parts: Any) -> Any:
+    """A processor of transformers' class ``kind`` with a part for videos, which cannot be made without torchvision."""
+    import transformers
+    from trireme.trainer.data.media_processor import VIDEO_PART, UnreadVideos, constructed
+
+    return constructed(getattr(transformers, kind), {VIDEO_PART: UnreadVideos(settings), **parts})
+
+
+def qwen_vl(kind: str, tokenizer: Any) -> Any:
+    """A processor of Qwen2-VL or a later version, for which an image of 16 x 16 pixels stands for 4 tokens."""
+    from transformers import Qwen2VLImageProcessorPil
+
+    images = Qwen2VLImageProcessorPil(patch_size=4, merge_size=2, size={"shortest_edge": 64, "longest_edge": 1024})
+    settings = {"video_processor_type": "Qwen2VLVideoProcessor", "patch_size": 4}
+    return with_video_part(
+        kind, settings, image_processor=images, tokenizer=tokenizer, chat_template=chatml(image="<|image_pad|>")
+    )
+
+
+def smolvlm(tokenizer: Any) -> Any:
+    """A processor of SmolVLM, for which an image stands for 4 tokens."""
+    from transformers import SmolVLMImageProcessorPil
+
+    size = {"longest_edge": 16}
+    images = SmolVLMImageProcessorPil(size=size, max_image_size=size, do_image_splitting=False)
+    settings = {"video_processor_type": "SmolVLMVideoProcessor", "num_frames": 8}
+    parts = {"image_processor": images, "tokenizer": tokenizer, "chat_template": chatml("image")}
+    return with_video_part("SmolVLMProcessor", settings, **parts, image_seq_len=4)
+
+
 def gemma3n() -> Any:
     """A processor of Gemma 3n: an image stands for 3 tokens and a clip of any length for 5, between two others."""
     from transformers import Gemma3nAudioFeatureExtractor, Gemma3nProcessor, SiglipImageProcessorPil
@@ -77,9 +107,11 @@ def gemma3n() -> Any:
     return Gemma3nProcessor(audio, images, tokenizer, template, audio_seq_length=5, image_seq_length=3)
 
 
-def chatml(*kinds: str) -> str:
-    """A template of ChatML for contents of texts and of ``kinds``, each shown as one token of its name."""
-    parts = "".join(f"{{% if part.type == '{kind}' %}}<{kind}>\n{{% endif %}}" for kind in kinds)
+def chatml(*kinds: str, **shown: str) -> str:
+    """A template of ChatML for contents of texts and of ``kinds``, each shown as one token of its name, and of kinds
+    that are shown as another token."""
+    tokens = {**{kind: f"<{kind}>" for kind in kinds}, **shown}
+    parts = "".join(f"{{% if part.type == '{kind}' %}}{token}\n{{% endif %}}" for kind, token in tokens.items())
     return (
         "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' }}"
         f"{{% for part in message.content %}}{parts}"

@@ -75,11 +75,15 @@ def processor_folder(given: Given) -> Path | None:
     return None
 
 
-def loaded(factory: Any, folder: Path, field: str, **options: Any) -> Any:
+MADE = "name another folder, or null to make a processor"
+
+
+def loaded(factory: Any, folder: Path, field: str, fix: str = MADE, **options: Any) -> Any:
     """The processor in ``folder``, by an Auto class of transformers.
 
     Args:
         field: the recipe key that names the folder.
+        fix: what to do if it cannot be loaded, and no package is missing.
 
     Raises:
         UserError: transformers cannot make it.
@@ -88,7 +92,9 @@ def loaded(factory: Any, folder: Path, field: str, **options: Any) -> Any:
         return factory.from_pretrained(str(folder), local_files_only=True, **options)
     except Exception as error:  # errors of many types, such as ImportError for a missing package
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        why, fix = f"no processor can be loaded: {reason}", "name another folder, or null to make a processor"
+        why = f"no processor can be loaded: {reason}"
+        if isinstance(error, ImportError):
+            fix = "install the package that it needs"
         raise UserError(Problem(field, why, fix, str(folder))) from error
 
 

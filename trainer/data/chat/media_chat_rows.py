@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+NEEDED = "name a folder or a hub id with the processor of the model"
+
+
 class MultimodalChats(Chats):
     """Conversations whose messages hold images, audio clips or both, in themselves or in columns of the row. Every
     conversation has the same kinds of media as the first one, so that all ranks use the same parts of the model."""
@@ -95,13 +98,13 @@ def _processor(given: Given, kinds: Sequence[Kind]) -> Any:
     Raises:
         UserError: there is no processor, or it puts none of ``kinds`` among tokens.
     """
-    from transformers import AutoProcessor
+    from ..media_processor import MediaProcessor
 
     folder = processor_folder(given)
     if folder is None:
         why = f"is needed: only a processor of the model says which tokens {named(kinds, 'or')} stand for"
-        raise UserError(Problem(FIELD, why, "name a folder or a hub id with a processor_config.json"))
-    processor = loaded(AutoProcessor, folder, FIELD, backend="pil")
+        raise UserError(Problem(FIELD, why, NEEDED))
+    processor = loaded(MediaProcessor, folder, FIELD, f"{NEEDED}, whole and as the model's authors published it")
     if not set(kinds) & set(kinds_of(processor)):
         tokens = ", ".join(f"{kind.name}_token" for kind in kinds)
         why = f"names a {type(processor).__name__}, which puts no {named(kinds, 'or')} among tokens ({tokens})"
