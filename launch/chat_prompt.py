@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import Problem, UserError
 from ..models.json_file import parse_json
-from ..trainer.data.chat.conversation import ASSISTANT, Conversation, conversation_of
-from ..trainer.data.chat.media import AUDIO, IMAGE, KINDS, Kind, kind_of, media_of, named
+from ..trainer.data.chat.conversation import ASSISTANT, Conversation, content_parts, conversation_of
+from ..trainer.data.chat.media import AUDIO, IMAGE, KINDS, Kind, items_of_column, kind_of, media_of, named
 from .generation_limits import check_text
 
 if TYPE_CHECKING:
@@ -97,6 +97,8 @@ def chat_prompt(
         raise UserError(Problem("--chat", "needs a message to answer", fix))
     try:
         found = _conversation(row, system, trained)
+        for number, message in enumerate(found.messages):
+            content_parts(message, number, KINDS)
     except ValueError as error:
         raise UserError(Problem("--chat", f"is not a conversation: {error}", FORM, file)) from error
     last = found.messages[-1]["role"]
@@ -104,7 +106,8 @@ def chat_prompt(
         raise UserError(Problem("--continue-final-message", "needs a last message whose content is a text", FORM))
     # As in pipelines of transformers, a last message of the assistant is the beginning of its answer.
     goes_on = continue_final_message or (generation_prompt is None and last == ASSISTANT)
-    return ChatPrompt(found, goes_on, *(tuple(_opened(found, row, kind, files[kind])) for kind in KINDS))
+    folder = str(Path(os.path.expanduser(file)).resolve().parent) if file and file != "-" else None
+    return ChatPrompt(found, goes_on, *(tuple(_opened(found, row, kind, files[kind], folder)) for kind in KINDS))
 
 
 def trained_chat(model: str) -> ChatConfig | None:
@@ -142,8 +145,9 @@ def _conversation(row: dict[str, Any], system: str | None, trained: ChatConfig |
 
 def _asked(row: dict[str, Any], prompt: str | None, files: Mapping[Kind, Sequence[str]]) -> dict[str, Any]:
     """Add a message of the user, images and audio clips to a row."""
+    files = {kind: [os.path.abspath(os.path.expanduser(file)) for file in each] for kind, each in files.items()}
     if prompt is None:
-        given = {kind.column: [*(row.get(kind.column) or []), *each] for kind, each in files.items() if each}
+        given = {kind.column: [*items_of_column(row, kind), *each] for kind, each in files.items() if each}
         return {**row, **given}
     shown = [{"type": kind.name, "path": file} for kind, each in files.items() for file in each]
     content = [*shown, {"type": "text", "text": prompt}] if shown else prompt
@@ -151,7 +155,9 @@ def _asked(row: dict[str, Any], prompt: str | None, files: Mapping[Kind, Sequenc
     return {**row, name: [*(row.get(name) or []), {"role": "user", "content": content}]}
 
 
-def _opened(found: Conversation, row: dict[str, Any], kind: Kind, files: Sequence[str]) -> list[Any]:
+def _opened(
+    found: Conversation, row: dict[str, Any], kind: Kind, files: Sequence[str], media_folder: str | None
+) -> list[Any]:
     """Open the images or audio clips of a conversation."""
     contents = [message.get("content") for message in found.messages]
     if not row.get(kind.column) and not any(
@@ -163,7 +169,7 @@ def _opened(found: Conversation, row: dict[str, Any], kind: Kind, files: Sequenc
 
     option = f"--{kind.name}" if files else "--chat"
     try:
-        stored = media_of(found.messages, row, kind)
+        stored = media_of(found.messages, row, kind, media_folder)
         if kind is IMAGE:
             return [opened_image(each, 3) for each in stored]
         return [dict(zip(("array", "sampling_rate"), decoded(each), strict=True)) for each in stored]

@@ -81,7 +81,12 @@ def _read(stored: Any) -> tuple[np.ndarray, int]:
         return soundfile.read(file, dtype="float32")
     except (OSError, RuntimeError) as error:  # soundfile's own error is a RuntimeError
         # Of bytes the library names an address in memory, and then the reason.
-        raise ValueError(f"its audio cannot be read: {str(error).rpartition(': ')[2]}") from None
+        reason = str(error).rpartition(": ")[2]
+        if isinstance(file, str | Path):
+            # libsndfile says "System error." of a missing file, and of an unknown format that there is no file.
+            unknown = "it is of no format that libsndfile reads" if "does not exist" in reason else reason
+            reason = unknown if Path(file).is_file() else f"there is no file {file}"
+        raise ValueError(f"its audio cannot be read: {reason}") from None
 
 
 def _soundfile() -> Any:

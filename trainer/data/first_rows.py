@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from .chat.media_forms import FOLDER
 from .file_columns import LARGEST_ARRAY
 from .file_formats import Format
 from .json_rows import objects_of_json
@@ -20,7 +21,8 @@ HEAD = 20
 
 
 def first_rows(files: Sequence[str], format: Format) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Pairs (place, row); none of formats whose values only the whole table tells (csv, tsv, txt).
+    """Pairs (place, row); none of formats whose values only the whole table tells (csv, tsv, txt). Rows have a further
+    column ``FOLDER``: the folder of their file.
 
     Raises:
         UserError: a file of JSON cannot be read, or holds something else than rows.
@@ -33,12 +35,13 @@ def first_rows(files: Sequence[str], format: Format) -> Iterator[tuple[str, dict
 
 
 def _rows(files: Sequence[str], format: Format) -> Iterator[tuple[str, dict[str, Any]]]:
-    if format in ("json", "jsonl"):
-        yield from objects_of_json(files)
-    elif format in ("parquet", "arrow"):
-        for file in files:
+    for file in files:
+        folder = {FOLDER: str(Path(file).resolve().parent)}
+        if format in ("json", "jsonl"):
+            yield from ((place, {**folder, **row}) for place, row in objects_of_json([file]))
+        elif format in ("parquet", "arrow"):
             rows = (row for batch in _batches(file, format) for row in batch.to_pylist())
-            yield from ((f"{Path(file).name}, row {number}", row) for number, row in enumerate(rows, 1))
+            yield from ((f"{Path(file).name}, row {number}", {**folder, **row}) for number, row in enumerate(rows, 1))
 
 
 def _batches(file: str, format: Format) -> Iterator[Any]:

@@ -6,6 +6,7 @@ a column could not hold a string in one row and a list in another. Conversations
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,8 +17,11 @@ from .nested_cells import kept_text
 PATHS = "data.source.paths"
 
 
-def rows_of_json(files: Sequence[str]) -> Iterator[dict[str, Any]]:
+def rows_of_json(files: Sequence[str], folder: str = "") -> Iterator[dict[str, Any]]:
     """The rows of all files, with the same columns in each; a column that a row lacks is None.
+
+    Args:
+        folder: name of a further column with the folder of the row's file; empty adds none.
 
     Raises:
         UserError: a file cannot be read, or holds something else than rows.
@@ -25,8 +29,10 @@ def rows_of_json(files: Sequence[str]) -> Iterator[dict[str, Any]]:
     columns: dict[str, None] = {}
     for _, row in objects_of_json(files):
         columns.update(dict.fromkeys(row))
-    for place, row in objects_of_json(files):
-        yield {name: _cell(row.get(name), place) for name in columns}
+    for file in files:
+        own = {folder: os.path.dirname(os.path.abspath(file))} if folder else {}
+        for place, row in objects_of_json([file]):
+            yield {**own, **{name: _cell(row.get(name), place) for name in columns}}
 
 
 def objects_of_json(files: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:

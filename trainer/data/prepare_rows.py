@@ -20,6 +20,7 @@ import numpy as np
 
 from ...errors import Problem, UserError
 from .cache import built_once, cache_root
+from .chat.media_forms import FOLDER
 from .content_stamp import hash_json
 from .corpus_stats import Stats, digest
 from .data_config import DataConfig
@@ -73,6 +74,7 @@ def prepared_rows(
     prints = [source.fingerprint() for source in opened]
     content = [VERSION, prints, dict(wanted), own, config.held_out, config.deduplicate]
     content += [config.columns] if own != config.columns else []
+    content += [source.source.folders() for source in opened if source.gives_folders(wanted, own)]
     name = hash_json(content)[:24]
     folder = root / f"rows-{name}"
     with built_once(folder) as scratch:
@@ -153,7 +155,7 @@ def row_hashes(data: Dataset) -> np.ndarray:
     hashes = np.empty(len(plain), np.uint64)
     for place, row in enumerate(plain):
         state = hashlib.blake2b(digest_size=8)
-        for name in sorted(row):  # type: ignore[arg-type]
+        for name in sorted({*row} - {FOLDER}):  # type: ignore[arg-type]
             state.update(name.encode())
             _add(state, row[name])  # type: ignore[index]
         hashes[place] = int.from_bytes(state.digest(), "little")

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import Problem, UserError
+from .chat.media_forms import FOLDER
 from .content_stamp import content_stamp, hash_json, time_stamp
 from .file_columns import column_names
 from .file_formats import ChosenFiles, Format, choose_files, refuse
@@ -62,6 +64,23 @@ class RowFiles:
             options = {"delimiter": self._delimiter(format)}
         return _read(BUILDERS[format], files, cache_dir, "data.source.paths", **options)
 
+    def rows_with_folders(self, cache_dir: str) -> Dataset | Iterable[dict[str, Any]]:
+        """The rows with a further column ``FOLDER``: the folder of the file that a row is from."""
+        files, format = self._files()
+        if self.nested == "text" and format in ("json", "jsonl"):
+            return rows_of_json(files, FOLDER)
+        from datasets import concatenate_datasets
+
+        parts = []
+        for folder, own in groupby(files, os.path.dirname):
+            data: Any = replace(self, paths=[*own], format=format).rows(cache_dir)
+            parts.append(data if FOLDER in data.column_names else data.add_column(FOLDER, [folder] * len(data)))
+        return concatenate_datasets(parts) if len(parts) > 1 else parts[0]
+
+    def folders(self) -> list[str]:
+        """The folder of each file."""
+        return [os.path.dirname(file) for file in self._files()[0]]
+
     def look(self) -> None:
         """Refuse files that do not exist, or are of several formats."""
         self._files()
@@ -72,7 +91,8 @@ class RowFiles:
         return column_names(files[0], format, self._delimiter(format))
 
     def first_rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Pairs (place, row) of all files if they are small together, else of the beginning of the first one."""
+        """Pairs (place, row) of all files if they are small together, else of the beginning of the first one. The rows
+        have a further column ``FOLDER``, as in ``rows_with_folders``."""
         files, format = self._files()
         return first_rows(files, format)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import Problem, UserError
+from .chat.media_forms import FOLDER
 from .complete_rows import complete_rows
 from .document_source import DocumentSource
 from .file_formats import listed
@@ -72,6 +73,8 @@ class RowSource(DocumentSource):
         from datasets import Dataset
 
         method = "rows" if hasattr(self.source, "rows") else "load"
+        if self.gives_folders(wanted, columns):
+            method = "rows_with_folders"
         with self._named(method):
             found = getattr(self.source, method)(cache_dir)
             data = found if isinstance(found, Dataset) else self._written(found, method, cache_dir)
@@ -88,6 +91,10 @@ class RowSource(DocumentSource):
                 Problem(self.key, f"has no row with all that the task needs: {self.left_out}", fix, self.name)
             )
         return data
+
+    def gives_folders(self, wanted: Mapping[str, bool], columns: Mapping[str, str]) -> bool:
+        """Whether rows get the column ``FOLDER`` with the folder of their file, in which relative paths begin."""
+        return FOLDER in wanted and FOLDER not in columns and hasattr(self.source, "rows_with_folders")
 
     def column_names(self) -> list[str] | None:
         """Names of the source's columns if they show quickly."""

@@ -1,4 +1,5 @@
-"""Recognise the columns of chat and preference data by the names that well-known data sets use (Alpaca, Dolly, Orca).
+"""Recognise the columns of chat and preference data by the names that well-known data sets use (Alpaca, Dolly, Orca,
+LLaVA).
 
 A recipe's own ``data.columns`` always count first.
 """
@@ -17,6 +18,8 @@ ANSWERS = ("output", "response")
 """Columns of the answer to an instruction."""
 QUESTIONS = (INSTRUCTION, "question", "query", "input")
 """Columns of the prompt beside two answers."""
+SINGLE = {"images": "image", "audios": "audio"}
+"""Columns of media -> the column of one image or clip for each row: LLaVA's."""
 CHATS = ("messages", "conversations", "prompt", "completion")
 
 
@@ -29,6 +32,9 @@ def with_usual_names(wanted: Mapping[str, bool], columns: Mapping[str, str], the
         there: columns of the source.
     """
     found = dict(columns)
+    for name, usual in SINGLE.items():
+        if name in wanted and name not in found and name not in there and usual in there:
+            found[name] = usual
     if FURTHER not in wanted:
         return found
     given = {name for name in wanted if name in found or name in there}

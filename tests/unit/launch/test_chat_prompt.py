@@ -129,10 +129,10 @@ def test_images_fill_the_places_that_messages_leave(image_file: str, tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--prompt", "What?", "--image", "nowhere.png"], ("--image", "cannot be read")),
-        (["chat.json", "--image", "red.png"], ("--image", "holds 1 images more than its messages")),
-        (["unnamed.json"], ("--chat", "has 1 images in its messages")),
-        (["net.json"], ("--chat", "is an address")),
+        (["--prompt", "What?", "--image", "nowhere.png"], ("--image", "there is no file")),
+        (["named.json", "--image", "red.png"], ("--image", "no parts for images without a file")),
+        (["unnamed.json"], ("--chat", "1 part for images without a file")),
+        (["net.json"], ("--chat", "is an address on the net")),
         (["--prompt", "What?", "--image", "chat.json"], ("--image", "of no format that Pillow reads")),
     ],
 )
@@ -145,7 +145,11 @@ def test_wrong_images_are_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(file.parent)
-    for name, part in {"unnamed": {"type": "image"}, "net": {"type": "image", "url": "https://a.b/c.png"}}.items():
+    for name, part in {
+        "unnamed": {"type": "image"},
+        "net": {"type": "image", "url": "https://a.b/c.png"},
+        "named": {"type": "image", "path": "red.png"},
+    }.items():
         message = {"role": "user", "content": [part, {"type": "text", "text": "What?"}]}
         Path(f"{name}.json").write_text(json.dumps([message]))
     assert main(["generate", str(file.parent), "--chat", *arguments]) == 2
@@ -176,10 +180,10 @@ def test_clips_take_the_places_that_messages_leave(clip: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--prompt", "What?", "--audio", "nowhere.wav"], ("--audio", "cannot be read")),
-        (["chat.json", "--audio", "a.wav"], ("--audio", "holds 1 audio clips more than its messages")),
-        (["unnamed.json"], ("--chat", "has 1 audio clips in its messages")),
-        (["net.json"], ("--chat", "is an address")),
+        (["--prompt", "What?", "--audio", "nowhere.wav"], ("--audio", "there is no file")),
+        (["named.json", "--audio", "a.wav"], ("--audio", "no parts for audio clips without a file")),
+        (["unnamed.json"], ("--chat", "1 part for audio clips without a file")),
+        (["net.json"], ("--chat", "is an address on the net")),
     ],
 )
 def test_clips_that_are_not_there(
@@ -191,7 +195,11 @@ def test_clips_that_are_not_there(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(file.parent)
-    for name, part in {"unnamed": {"type": "audio"}, "net": {"type": "audio", "audio": "https://a.b/c.wav"}}.items():
+    for name, part in {
+        "unnamed": {"type": "audio"},
+        "net": {"type": "audio", "audio": "https://a.b/c.wav"},
+        "named": {"type": "audio", "path": "a.wav"},
+    }.items():
         message = {"role": "user", "content": [part, {"type": "text", "text": "What?"}]}
         Path(f"{name}.json").write_text(json.dumps([message]))
     assert main(["generate", str(file.parent), "--chat", *arguments]) == 2
@@ -211,10 +219,24 @@ def test_clips_become_tokens_as_in_training(clip: str, tmp_path: Path) -> None:
     assert begun == found.input_ids[: len(begun)].tolist() and begun.count(3) == 6
     messages[0]["content"].append({"type": "video", "path": "a.mp4"})
     (tmp_path / "chat.json").write_text(json.dumps(messages))
-    with pytest.raises(UserError, match="holds video, and this model reads texts and audio clips"):
+    with pytest.raises(UserError, match="holds video, and only texts, images and audio clips are read"):
         media_inputs(processor, model, chat_prompt(str(tmp_path / "chat.json"), None))
     with pytest.raises(UserError, match="stands for no token"):
         media_inputs(processor, model, chat_prompt(None, "What?", audio=[clip]))
+
+
+def test_parts_that_no_model_reads_are_refused(tmp_path: Path) -> None:
+    """Without images beside it, a video was left out in silence."""
+    content = [{"type": "video", "path": "a.mp4"}, {"type": "text", "text": "What?"}]
+    (tmp_path / "chat.json").write_text(json.dumps([{"role": "user", "content": content}]))
+    with pytest.raises(UserError, match="message 1 holds video, and only texts, images and audio clips are read"):
+        chat_prompt(str(tmp_path / "chat.json"), None)
+
+
+def test_paths_in_a_file_begin_in_its_folder(image_file: str, tmp_path: Path) -> None:
+    content = [{"type": "image", "path": "red.png"}, {"type": "text", "text": "What?"}]
+    (tmp_path / "chat.json").write_text(json.dumps([{"role": "user", "content": content}]))
+    assert len(chat_prompt(str(tmp_path / "chat.json"), None).images) == 1
 
 
 def test_a_prompt_goes_on_with_turns_of_sharegpt(tmp_path: Path) -> None:

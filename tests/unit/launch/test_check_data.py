@@ -96,7 +96,7 @@ GOOD: dict[str, dict[str, Any]] = {
         ("chat", {"messages": {"role": "user"}}, "its messages are dict, not a list"),
         ("chat", {"messages": [{"role": "user", "text": "a"}]}, "message 1 has no content; it has role, text"),
         ("chat", {"messages": [{**ASKED, "content": {"a": 1}}]}, "message 1 has a content that is dict"),
-        ("chat", {"messages": [{**ASKED, "content": [{"type": "audio"}]}]}, "holds audio, and this model reads texts"),
+        ("chat", {"messages": [{**ASKED, "content": [{"type": "audio"}]}]}, "holds audio, and only texts are read"),
         ("chat", {"messages": None}, "it has neither messages nor a prompt with its completion"),
         ("chat", {"messages": []}, "it has no messages"),
         ("preferences", {**GOOD["preferences"], "chosen": SAID}, "its chosen is dict, neither a text nor a list"),

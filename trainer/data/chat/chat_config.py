@@ -60,6 +60,9 @@ class ChatConfig:
     """Rows of more than ``data.block_size`` tokens are cut at the end, dropped, or refused; each is counted."""
     learn_empty_thinking: bool = False
     """Learn empty thinking that a template writes by itself (``<think>`` and its end), too."""
+    media_folder: str | None = None
+    """Folder in which relative paths of images and audio clips begin; null takes the folder of the file that names
+    them. A path that is not there is looked for in the working folder."""
     date: str = "2026-01-01"
     """Day (YYYY-MM-DD) that templates write as today's, so that samples stay the same tomorrow."""
 

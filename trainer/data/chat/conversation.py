@@ -13,7 +13,8 @@ from ....errors import Problem
 from ....models.json_file import parse_json
 from ..nested_cells import is_kept
 from .chat_config import KEY
-from .media import AUDIO, IMAGE, Kind, kind_of, named
+from .media import AUDIO, IMAGE, Kind, kind_of, named, with_parts
+from .media_forms import FOLDER
 from .messages import Message, message_of, own_choice, read_json, refuse_deep
 
 COLUMNS = {
@@ -29,7 +30,7 @@ COLUMNS = {
     "template_args": False,
 }
 """Columns that rows of chats may have; every row has the messages, or a prompt with its completion."""
-WITH_IMAGES = {**COLUMNS, IMAGE.column: False}
+WITH_IMAGES = {**COLUMNS, IMAGE.column: False, FOLDER: False}
 """Columns that rows of chats with images may have."""
 WITH_MEDIA = {**WITH_IMAGES, AUDIO.column: False}
 """Columns that rows of chats with images and audio clips may have."""
@@ -77,7 +78,7 @@ def conversation_of(
     read = {name: _value(row.get(name), name) for name in COLUMNS}
     prompt, completion = _messages(read)
     given = enumerate((*prompt, *completion), 1)
-    every = [message_of(each, number, arguments_as_text, roles) for number, each in given]
+    every = with_parts([message_of(each, number, arguments_as_text, roles) for number, each in given], row)
     learnt = [own_choice(message, number) for number, message in enumerate(every, 1)]
     flags = [False] * len(prompt) + [True] * len(completion)
     if not every:
@@ -117,8 +118,8 @@ def content_parts(message: Message, number: int, media: Sequence[Kind] = ()) -> 
     said = [part for part in parts if kind_of(part, media) is None]
     if other := [str(part.get("type", "part without a type")) for part in said if "text" not in part]:
         kinds = ", ".join(dict.fromkeys(other))
-        reads = named(media, before="texts") if media else "texts alone"
-        raise ValueError(f"{where} holds {kinds}, and this model reads {reads}")
+        hint = "" if media else " (images and audio need task=image_chat or multimodal_chat)"
+        raise ValueError(f"{where} holds {kinds}, and only {named(media, before='texts')} are read{hint}")
     if wrong := [part["text"] for part in said if not isinstance(part["text"], str)]:
         raise ValueError(f"{where} has a part whose text is {type(wrong[0]).__name__}, not a text")
     return parts

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-ADDRESSES = ("http:", "https:", "data:")
-"""Beginnings of a text that is an address, and not the path of a file."""
+from ....models.json_file import parse_json
+from ..nested_cells import is_kept
+from .media_forms import FOLDER, KEYS, item_of
 
 
 @dataclass(frozen=True)
@@ -28,17 +29,29 @@ class Kind:
     types: tuple[str, ...]
     """Types that rows may give such a part of a message."""
 
+    @property
+    def sign(self) -> str:
+        """Text in a message that stands for an item of the column, as in data of LLaVA."""
+        return f"<{self.name}>"
 
-IMAGE = Kind("image", "image", "images", "images", ("image", "image_url", "picture"))
+    def counted(self, number: int) -> str:
+        """A number of items for an error message, as "1 audio clip"."""
+        return f"{number} {self.one if number == 1 else self.many}"
+
+
+IMAGE = Kind("image", "image", "images", "images", ("image", "image_url", "input_image", "picture"))
 AUDIO = Kind("audio", "audio clip", "audio clips", "audios", ("audio", "audio_url", "input_audio"))
 KINDS = (IMAGE, AUDIO)
 
 
 def kind_of(part: Any, kinds: Sequence[Kind] = KINDS) -> Kind | None:
     """The kind of media of a part of a message's content; None if the part is of none of ``kinds``."""
-    if not isinstance(part, Mapping) or str(part.get("type")).startswith("video"):
+    if not isinstance(part, Mapping):
         return None
-    own = (kind for kind in kinds if part.get("type") in kind.types or (kind.name in part and "text" not in part))
+    given = str(part.get("type")).lower()
+    if given.startswith("video"):
+        return None
+    own = (kind for kind in kinds if given in kind.types or (kind.name in part and "text" not in part))
     return next(own, None)
 
 
@@ -53,50 +66,104 @@ def named(kinds: Sequence[Kind], joint: str = "and", before: str = "") -> str:
     return f" {joint} ".join([", ".join(every[:-1]), every[-1]] if len(every) > 1 else every)
 
 
-def media_of(messages: Sequence[Mapping[str, Any]], row: Mapping[str, Any], kind: Kind) -> list[Any]:
-    """The stored images or audio clips of a conversation in the order of its messages: paths, bytes, or opened items.
+def media_of(
+    messages: Sequence[Mapping[str, Any]], row: Mapping[str, Any], kind: Kind, folder: str | None = None
+) -> list[Any]:
+    """The images or audio clips of a conversation in the order of its messages: paths of files that exist, bytes,
+    samples with their rate, or opened items.
 
     Args:
         messages: the messages of the conversation.
         row: the row of the conversation. Its column ``kind.column`` holds the items that are not in the messages.
+        folder: folder of relative paths; None takes the one in the row, that of the row's file.
 
     Raises:
-        ValueError: an item is missing, left over, an address, or a text in base64.
+        ValueError: an item is missing, left over, an address on the net, or the path of no file.
     """
-    given = row.get(kind.column)
-    given = [] if given is None else given
-    left = list(given if isinstance(given, list | tuple) else [given])
-    found = []
-    for message in messages:
+    folders = [folder or row.get(FOLDER) or ""]
+    found, left, bare = [], items_of_column(row, kind), 0
+    given = len(left)
+    for number, message in enumerate(messages, 1):
         content = message.get("content")
         for part in content if isinstance(content, list) else ():
-            if kind_of(part) is kind:
-                stored = _stored(part, kind)
-                found.append(left.pop(0) if stored is None and left else stored)
-                if found[-1] is None:
-                    many = f"{len(found)} {kind.many} in its messages"
-                    raise ValueError(f"it has {many}, and the column {kind.column} fewer")
-    if left:
-        raise ValueError(f"the column {kind.column} holds {len(left)} {kind.many} more than its messages")
+            if kind_of(part) is not kind:
+                continue
+            stored = item_of(part, kind.name, folders)
+            if stored is None:
+                _refuse_other_keys(part, kind, number)
+                stored, bare = item_of(left.pop(0), kind.name, folders) if left else None, bare + 1
+            found.append(stored)
+    if left or None in found:
+        places = f"its messages have {bare or 'no'} {'part' if bare == 1 else 'parts'} for {kind.many} without a file"
+        raise ValueError(f"{places}, and the column {kind.column} holds {kind.counted(given) if given else 'none'}")
     return found
 
 
-def _stored(part: Mapping[str, Any], kind: Kind) -> Any:
-    """The item that a part stores: a path, bytes, samples with their rate, or an opened item; None without one."""
-    keys = (kind.name, "path", "url", f"{kind.name}_url", "array", "bytes")
-    stored = next((part[key] for key in keys if part.get(key) is not None and not _empty(part[key])), None)
-    if isinstance(stored, Mapping) and "url" in stored:
-        stored = stored["url"]
-    if "base64" in part or "input_audio" in part:
-        raise ValueError(f"one of its {kind.many} is a text in base64; store it as a file, and give its path")
-    if isinstance(stored, str) and stored.startswith(ADDRESSES):
-        raise ValueError(f"one of its {kind.many} is an address; store the {kind.one}, and give its path")
-    if isinstance(stored, str):
-        return stored.removeprefix("file://")
-    if kind is AUDIO and (hasattr(stored, "__array__") or isinstance(stored, list)):
-        return {"array": stored, "sampling_rate": part.get("sampling_rate")}
-    return stored
+def items_of_column(row: Mapping[str, Any], kind: Kind) -> list[Any]:
+    """What the column of a kind of media holds: none, one item, or several, perhaps as the JSON text of a list."""
+    given = row.get(kind.column)
+    if isinstance(given, str) and (is_kept(given) or (given.startswith("[") and given.rstrip().endswith("]"))):
+        given = parse_json(given)
+    if given is None or given == "":
+        return []
+    return [*given] if isinstance(given, list | tuple) else [given]
 
 
-def _empty(value: Any) -> bool:
-    return isinstance(value, str | bytes | Mapping) and not value
+def with_parts(messages: Sequence[dict[str, Any]], row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Messages with a part for each item of the columns of media, if no message has a part of that kind.
+
+    A text ``<image>`` or ``<audio>`` becomes the part, as in data of LLaVA, together with one line break beside it.
+    Without any such text, the parts stand before the first message of the user, as TRL puts them.
+    """
+    found = [*messages]
+    for kind in KINDS:
+        items = items_of_column(row, kind)
+        contents = [each.get("content") for each in found]
+        lists = [each for each in contents if isinstance(each, list)]
+        if not items or any(kind_of(part) is kind for each in lists for part in each):
+            continue
+        texts = [content for content in contents if isinstance(content, str)]
+        texts += [part["text"] for each in lists for part in each if _is_text(part)]
+        if any(kind.sign in text for text in texts):
+            found = [_split(message, kind) for message in found]
+        elif (first := next((n for n, each in enumerate(found) if each.get("role") == "user"), None)) is not None:
+            content = contents[first]
+            own = content if isinstance(content, list) else [{"type": "text", "text": content}] if content else []
+            found[first] = {**found[first], "content": [*({"type": kind.name} for _ in items), *own]}
+    return found
+
+
+def _split(message: dict[str, Any], kind: Kind) -> dict[str, Any]:
+    """A message whose texts are divided where ``kind.sign`` stands, with a part of that kind in its place."""
+    content = message.get("content")
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    if not isinstance(parts, list) or not any(_is_text(part) and kind.sign in part["text"] for part in parts):
+        return message
+    found: list[Any] = []
+    for part in parts:
+        pieces = part["text"].split(kind.sign) if _is_text(part) else [part]
+        for number, piece in enumerate(pieces):
+            found += [{"type": kind.name}] if number else []
+            if not isinstance(piece, str):
+                found.append(piece)
+                continue
+            piece = piece.removeprefix("\n") if number else piece
+            piece = piece.removesuffix("\n") if number < len(pieces) - 1 else piece
+            found += [{**part, "text": piece}] if piece else []
+    return {**message, "content": found}
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, Mapping) and isinstance(part.get("text"), str)
+
+
+def _refuse_other_keys(part: Mapping[str, Any], kind: Kind, number: int) -> None:
+    """Refuse a part that holds no item, but something under a key that is not read.
+
+    Raises:
+        ValueError: it is such a part.
+    """
+    read = ("type", "text", "sampling_rate", "detail", kind.name, f"{kind.name}_url", *KEYS)
+    if unknown := [name for name, value in part.items() if name not in read and value is not None]:
+        keys = ", ".join((kind.name, *KEYS[:-1]))
+        raise ValueError(f"message {number} has an {kind.one} under {', '.join(unknown)}, which is none of {keys}")

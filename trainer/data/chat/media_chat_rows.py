@@ -16,7 +16,7 @@ from .chat_config import ChatConfig
 from .chat_rows import Chats
 from .chat_tokenizer import chat_vocabulary, prepared_tokenizer
 from .conversation import WITH_IMAGES, WITH_MEDIA, columns_problem, conversation_of
-from .media import IMAGE, KINDS, Kind, media_of, named
+from .media import IMAGE, KINDS, Kind, kind_of, named
 from .media_encoder import MediaEncoder, kinds_of
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ class MultimodalChats(Chats):
         for row in rows:
             with suppress(ValueError):  # the row is refused later, as is one with another kind
                 messages = conversation_of(row, roles=self.chat.role_names).messages  # type: ignore[arg-type]
-                if found := [kind for kind in able if media_of(messages, row, kind)]:  # type: ignore[arg-type]
+                contents = [each["content"] for each in messages if isinstance(each.get("content"), list)]
+                if found := [kind for kind in able if any(kind_of(part) is kind for each in contents for part in each)]:
                     return found
         return able[:1]
 

@@ -56,7 +56,7 @@ class MediaEncoder(ChatEncoder):
         for kind, items in media.items():
             shown = np.flatnonzero(encoded.input_ids == token_id(self.processor, kind))
             if len(shown) != len(items):
-                many = f"{len(items)} {kind.many}, and the template shows {len(shown)}"
+                many = f"{kind.counted(len(items))}, and the template shows {len(shown)}"
                 raise ValueError(f"its messages hold {many} ({token_of(self.processor, kind)})")
             places |= dict.fromkeys(shown.tolist(), kind)
         whole, end = self._expanded(encoded, dict(sorted(places.items())), media)
@@ -76,10 +76,10 @@ class MediaEncoder(ChatEncoder):
             ValueError: the row lacks a kind of ``media``, or an item cannot be read.
         """
         messages = conversation_of(row, self.config.system, self.tools, roles=self.config.role_names).messages
-        stored = {kind: media_of(messages, row, kind) for kind in self.media}
+        stored = {kind: media_of(messages, row, kind, self.config.media_folder) for kind in self.media}
         for kind, items in stored.items():
             if not items:
-                raise ValueError(f"it has no {kind.one}, and the model reads one with every text of a batch")
+                raise ValueError(f"it has no {kind.one}, and every row needs one")
         return {kind: [opened(self.processor, kind, item) for item in items] for kind, items in stored.items()}
 
     def arrays(self, media: Media, ids: np.ndarray) -> dict[str, np.ndarray]:

@@ -25,6 +25,7 @@ from ..prepare import progress_bars
 from ..prepare_rows import row_hashes
 from ..samples import MadeRows
 from .chat_config import KEY
+from .media_forms import FOLDER
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -41,8 +42,8 @@ NUMBERS = ("length", "learnt", "first", "stop")
 """Numbers of a row: tokens; labels; place of the first label, and of the first stop token that is learnt (or -1)."""
 PLACE = "place"
 """Column with the number of the row from which a sample was made."""
-LATER = ("unusable", "too_long")
-"""Options that apply to encoded rows, so the encoding does not depend on them."""
+LATER = ("unusable", "too_long", "media_folder")
+"""Options on which tokens do not depend: they apply to encoded rows, or tell where files are."""
 
 
 def made_chats(chats: Chats, rows: Dataset, name: str, key: str) -> MadeRows:
@@ -210,5 +211,6 @@ def counted_notes(encoded: Dataset, kept: np.ndarray) -> Counter[str]:
 
 def short_row(row: Any, most: int = 300) -> str:
     """A row as a short text for messages."""
-    text = ", ".join(f"{name}: {value}" for name, value in row.items() if value is not None).replace(MARK, "")
+    shown = {name: value for name, value in row.items() if value is not None and name != FOLDER}
+    text = ", ".join(f"{name}: {value}" for name, value in shown.items()).replace(MARK, "")
     return text if len(text) <= most else f"{text[: most - 3]}..."

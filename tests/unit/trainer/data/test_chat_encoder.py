@@ -140,7 +140,7 @@ def test_contents_that_are_lists_of_parts() -> None:
         encoder = encoder_for(name)
         one, other = ({"role": "user", "content": parts}, user("eins zwei"))
         assert encoder({"messages": [one, FOUR[1]]}).text == encoder({"messages": [other, FOUR[1]]}).text
-        with pytest.raises(ValueError, match="message 1 holds image, and this model reads texts alone"):
+        with pytest.raises(ValueError, match="message 1 holds image, and only texts are read"):
             encoder({"messages": [{"role": "user", "content": [{"type": "image"}]}, FOUR[1]]})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 from pathlib import Path
@@ -18,12 +19,16 @@ from trireme.models.facts import Facts
 from trireme.models.loss import IGNORE
 from trireme.trainer.data.base_collator import without_targets
 from trireme.trainer.data.chat.chat_config import ChatConfig
+from trireme.trainer.data.chat.conversation import WITH_MEDIA
 from trireme.trainer.data.chat.media import AUDIO, IMAGE, Kind
 from trireme.trainer.data.chat.media_chat_rows import ImageChats, MultimodalChats
 from trireme.trainer.data.chat.media_encoder import MediaEncoder, kinds_of, longest_clip
+from trireme.trainer.data.chat.media_forms import FOLDER
 from trireme.trainer.data.data_config import DataConfig
 from trireme.trainer.data.media_collator import MediaCollator
+from trireme.trainer.data.nested_cells import kept_text
 from trireme.trainer.data.prepare_rows import row_hashes, without_decoding
+from trireme.trainer.data.row_source import RowSource
 from trireme.trainer.data.samples import Given
 from trireme.trainer.tasks.multimodal_chat import MultimodalChat
 
@@ -60,14 +65,21 @@ def test_forms_of_audio_are_the_same_clip(tmp_path: Path) -> None:
     reader = encoder(processor, AUDIO)
     file.write_bytes(wav(noise()))
     (tmp_path / "stereo.wav").write_bytes(wav(np.stack([noise(), noise()], 1)))
+    (tmp_path / "a b.wav").write_bytes(file.read_bytes())
+    coded = base64.b64encode(file.read_bytes()).decode()
     forms: list[dict[str, Any]] = [
         {"type": "audio", "audio": str(file)},
-        {"type": "audio", "path": str(tmp_path / "stereo.wav")},
+        {"type": "Audio", "path": str(tmp_path / "stereo.wav")},
         {"type": "audio", "url": f"file://{file}"},
         {"type": "audio_url", "audio_url": {"url": str(file)}},
         {"audio": {"bytes": wav(noise()), "path": None}},
         {"type": "audio", "audio": {"array": noise().tolist(), "sampling_rate": RATE}},
         {"type": "audio", "audio": noise(), "sampling_rate": RATE},
+        {"type": "audio", "url": (tmp_path / "a b.wav").as_uri()},
+        {"type": "input_audio", "input_audio": {"data": coded, "format": "wav"}},
+        {"type": "audio", "audio": f"data:audio/wav;base64,{coded}"},
+        {"type": "audio", "base64": coded},
+        {"type": "audio", "source": {"type": "base64", "media_type": "audio/wav", "data": coded}},
         clip(),
     ]
     rows = [row_of(form) for form in forms]
@@ -79,6 +91,57 @@ def test_forms_of_audio_are_the_same_clip(tmp_path: Path) -> None:
         assert np.allclose(reader.opened(row)[AUDIO][0], noise(), atol=1e-6)
     (slow,) = reader.opened(row_of({"type": "audio", "audio": {"bytes": wav(noise(2000), RATE // 2)}}))[AUDIO]
     assert len(slow) == 4000
+
+
+@pytest.mark.parametrize("content", ["<audio>\nWhat?", "What?\n<audio>", "<audio>What?", "What?"])
+def test_columns_fill_texts_of_llava_and_trl(content: str, tmp_path: Path) -> None:
+    """A text ``<audio>`` stands for the item of the column, and without one the item stands before the question."""
+    (tmp_path / "a.wav").write_bytes(wav(noise()))
+    reader, before = encoder(qwen2_audio(), AUDIO), not content.startswith("What?\n")
+    parts = [{"type": "audio"}, {"type": "text", "text": "What?"}]
+    asks = {"role": "user", "content": parts if before else parts[::-1]}
+    said = {"role": "assistant", "content": [{"type": "text", "text": "This."}]}
+    clips = {"audios": [str(tmp_path / "a.wav")]}
+    turns = [{"from": "human", "value": content}, {"from": "gpt", "value": "This."}]
+    expected = reader({"messages": [asks, said], **clips}).input_ids
+    assert np.array_equal(reader({"conversations": turns, **clips}).input_ids, expected)
+    kept = {"conversations": kept_text(turns), "audios": kept_text(clips["audios"])}
+    assert np.array_equal(reader(kept).input_ids, expected)
+
+
+def test_relative_paths_begin_in_the_folder_of_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of the same name in two folders are told apart; other paths are looked for in the working folder."""
+    for number, name in enumerate(("train", "more")):
+        (tmp_path / name / "clips").mkdir(parents=True)
+        (tmp_path / name / "clips" / "a.wav").write_bytes(wav(noise(4000, number)))
+        line = json.dumps(row_of({"type": "audio", "path": "clips/a.wav"}))
+        (tmp_path / name / "chats.jsonl").write_text(line + "\n")
+    paths = [f"{tmp_path}/{name}/chats.jsonl" for name in ("train", "more")]
+    reader = encoder(qwen2_audio(), AUDIO)
+    for nested in ("text", "columns"):
+        component = {"_target_": "trireme.trainer.data.row_files.RowFiles", "paths": paths, "nested": nested}
+        rows = RowSource(component).rows_of(str(tmp_path), WITH_MEDIA, {})
+        for number, row in enumerate(rows):
+            assert np.allclose(reader.opened(row)[AUDIO][0], noise(4000, number), atol=1e-6)
+    with pytest.raises(ValueError, match=f"there is no file clips/a.wav in {tmp_path}"):
+        encoder(qwen2_audio(), AUDIO, media_folder=str(tmp_path)).opened(dict(rows[0]))
+    monkeypatch.chdir(tmp_path / "more")
+    found = encoder(qwen2_audio(), AUDIO, media_folder=str(tmp_path)).opened(dict(rows[0]))
+    assert np.allclose(found[AUDIO][0], noise(4000, 1), atol=1e-6)
+
+
+def test_a_column_of_one_clip_for_each_row_is_read(tmp_path: Path) -> None:
+    line = {"conversations": [{"from": "human", "value": "<audio>What?"}, {"from": "gpt", "value": "This."}]}
+    (tmp_path / "chats.json").write_text(json.dumps([{**line, "audio": "a.wav", "id": 1}]))
+    (tmp_path / "a.wav").write_bytes(wav(noise()))
+    component = {"_target_": "trireme.trainer.data.row_files.RowFiles", "paths": f"{tmp_path}/chats.json"}
+    (row,) = RowSource({**component, "nested": "text"}).rows_of(str(tmp_path), WITH_MEDIA, {})
+    assert np.allclose(encoder(qwen2_audio(), AUDIO).opened(row)[AUDIO][0], noise(), atol=1e-6)
+
+
+def test_a_folder_does_not_change_the_hash_of_a_row(tmp_path: Path) -> None:
+    rows = Dataset.from_list([{"messages": "[]", FOLDER: "a"}, {"messages": "[]", FOLDER: "b"}])
+    assert len({*row_hashes(rows)}) == 1
 
 
 @pytest.mark.parametrize("loss", ["assistant", "last", "all"])
@@ -114,23 +177,36 @@ def test_images_and_clips_stand_beside_each_other(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parts", "columns", "why"),
     [
-        ([], {}, "it has no audio clip, and the model reads one with every text"),
-        ([{"type": "audio"}], {}, "it has 1 audio clips in its messages, and the column audios fewer"),
-        ([clip()], {"audios": ["b.wav"]}, "the column audios holds 1 audio clips more than its messages"),
-        ([{"type": "audio", "path": "nowhere.wav"}], {}, "its audio cannot be read"),
+        ([], {}, "it has no audio clip, and every row needs one"),
+        (
+            [{"type": "audio"}],
+            {},
+            "its messages have 1 part for audio clips without a file, and the column audios holds none",
+        ),
+        ([clip()], {"audios": ["b.wav"]}, "no parts for audio clips without a file, and .* audios holds 1 audio clip"),
+        ([{"type": "audio", "path": "nowhere.wav"}], {}, "there is no file nowhere.wav in "),
         ([{"type": "audio", "audio": {"bytes": b"no audio"}}], {}, "its audio cannot be read"),
-        ([{"type": "audio", "audio": {"sampling_rate": 1}}], {}, "neither bytes nor a path; it has sampling_rate"),
-        ([{"type": "audio", "url": "https://a.b/c.wav"}], {}, "one of its audio clips is an address"),
-        ([{"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}}], {}, "is a text in base64"),
+        ([{"type": "audio", "audio": {"sampling_rate": 1}}], {}, "1 part for audio clips without a file"),
+        (
+            [{"type": "audio", "file": "a.wav"}],
+            {},
+            "message 1 has an audio clip under file, which is none of audio, path",
+        ),
+        ([{"type": "audio", "url": "https://a.b/c.wav"}], {}, "'https://a.b/c.wav' is an address on the net"),
+        (
+            [{"type": "input_audio", "input_audio": {"data": "A", "format": "wav"}}],
+            {},
+            "neither a path nor valid base64",
+        ),
         ([{"type": "audio", "audio": [0.0, 0.1]}], {}, "the sampling rate 0"),
         ([{"type": "audio", "array": [[0.0], [0.1, 0.2]], "sampling_rate": RATE}], {}, "something else than numbers"),
         ([clip(0)], {}, "its audio is empty"),
         ([clip(200)], {}, "stands for no token"),
         ([clip(16_001)], {}, r"its audio of 1.0 s is longer than the 1 s that fit"),
         ([clip(16_000), clip(16_000)], {}, "its audio clips end at token 57, beyond data.block_size=50"),
-        ([clip(), {"type": "image", "path": "a.png"}], {}, "holds image, and this model reads texts and audio clips"),
-        ([clip(), {"type": "video", "path": "a.mp4"}], {}, "holds video, and this model reads texts and audio clips"),
-        ([clip(), {"type": "text", "text": "<audio>"}], {}, "hold 1 audio clips, and the template shows 2"),
+        ([clip(), {"type": "image", "path": "a.png"}], {}, "holds image, and only texts and audio clips are read"),
+        ([clip(), {"type": "video", "path": "a.mp4"}], {}, "holds video, and only texts and audio clips are read"),
+        ([clip(), {"type": "text", "text": "<audio>"}], {}, "hold 1 audio clip, and the template shows 2"),
     ],
 )
 def test_rows_that_cannot_be_learnt(parts: list[Any], columns: dict[str, Any], why: str) -> None:
@@ -189,7 +265,7 @@ def test_every_row_has_the_kinds_of_the_first(tmp_path: Path) -> None:
     for media, other in ((image, stored(tmp_path, 0)), (stored(tmp_path, 0), image)):
         samples = MultimodalChats(given(tmp_path, [row_of(), row_of(media), row_of(other)], gemma3n()))
         assert [kind.name for kind in samples.encoder.media] == [media["type"]]
-        with pytest.raises(ValueError, match=f"holds {other['type']}, and this model reads texts and"):
+        with pytest.raises(ValueError, match=f"holds {other['type']}, and only texts and"):
             samples.encoder(row_of(media, other))
     samples = MultimodalChats(given(tmp_path, [row_of(media, other)], gemma3n()))
     assert samples.encoder.media == (IMAGE, AUDIO)
@@ -256,8 +332,8 @@ def test_nested_clips_stay_as_stored() -> None:
 @pytest.mark.parametrize(
     ("part", "task", "words"),
     [
-        ({"type": "video", "path": "a.mp4"}, "multimodal_chat", "reads texts, images and audio clips"),
-        ({"type": "audio", "path": "a.wav"}, "image_chat", "holds audio, and this model reads texts and images"),
+        ({"type": "video", "path": "a.mp4"}, "multimodal_chat", "only texts, images and audio clips are read"),
+        ({"type": "audio", "path": "a.wav"}, "image_chat", "holds audio, and only texts and images are read"),
     ],
 )
 def test_the_check_refuses_other_parts(

@@ -69,6 +69,14 @@ def test_values_that_are_no_audio_are_refused(broken: Any) -> None:
         waveform(broken, RATE)
 
 
+def test_messages_on_files_say_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "text.mp3").write_text("hello")
+    with pytest.raises(ValueError, match="it is of no format that libsndfile reads"):
+        waveform(str(tmp_path / "text.mp3"), RATE)
+    with pytest.raises(ValueError, match=r"there is no file none\.wav"):
+        waveform("none.wav", RATE)
+
+
 def test_texts_become_characters_and_back(tmp_path: Path) -> None:
     samples = TranscribedSpeech(given(tmp_path))
     tokenizer = samples.processor.tokenizer
