@@ -56,8 +56,11 @@ def feature_extractor(given: Given) -> Any:
     return extractor
 
 
-def processor_folder(given: Given) -> Path | None:
+def processor_folder(given: Given, made: bool = True) -> Path | None:
     """Folder of the processor that the recipe names, else of the one beside the weights; None if there is neither.
+
+    Args:
+        made: a processor is made where there is none.
 
     Raises:
         UserError: the recipe names a folder without a processor.
@@ -70,8 +73,10 @@ def processor_folder(given: Given) -> Path | None:
         return folder
     if named:
         why = f"the folder has no {' and no '.join(FILES)}"
-        raise UserError(Problem(FIELD, why, "name a folder or hub id with one, or null to make one", named))
-    log.info("the weights have no processor beside them: one is made for the model's configuration")
+        fix = "name a folder or hub id with one" + (", or null to make one" if made else "")
+        raise UserError(Problem(FIELD, why, fix, named))
+    if made:
+        log.info("the weights have no processor beside them: one is made for the model's configuration")
     return None
 
 

@@ -12,12 +12,12 @@ from ..base_collator import Sample
 from ..document_source import SOURCE
 from ..processors import FIELD, loaded, processor_folder
 from ..samples import Given, MadeRows
-from .chat_config import ChatConfig
+from .chat_config import KEY, ChatConfig
 from .chat_rows import Chats
 from .chat_tokenizer import chat_vocabulary, prepared_tokenizer
 from .conversation import WITH_IMAGES, WITH_MEDIA, columns_problem, conversation_of
 from .media import IMAGE, KINDS, Kind, kind_of, named
-from .media_encoder import MediaEncoder, kinds_of
+from .media_encoder import MediaEncoder, kinds_of, token_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -43,11 +43,13 @@ class MultimodalChats(Chats):
         self.processor = _processor(given, self.kinds)
         tokenizer = self.processor.tokenizer
         tokenizer.chat_template = tokenizer.chat_template or getattr(self.processor, "chat_template", None)
+        able = [kind for kind in self.kinds if kind in kinds_of(self.processor)]
+        if tokenizer.chat_template is None and self.chat.template is None:
+            raise UserError(_no_template(self.processor, able))
         self.processor.tokenizer = tokenizer = prepared_tokenizer(tokenizer, self.chat)
         self.processor.chat_template = tokenizer.chat_template
         self.length = self.block_size = given.config.block_size
         self.cache, self.processes = given.cache, given.config.num_proc
-        able = [kind for kind in self.kinds if kind in kinds_of(self.processor)]
         used = self.used(given.rows, able)
         self.encoder = MediaEncoder(self.processor, self.chat, self.block_size, used)
         self.facts = Facts(chat_vocabulary(tokenizer, self.chat))
@@ -93,6 +95,13 @@ class ImageChats(MultimodalChats):
     kinds = (IMAGE,)
 
 
+def _no_template(processor: Any, kinds: Sequence[Kind]) -> Problem:
+    tokens = " and ".join(f"each {kind.one} as {token_of(processor, kind)}" for kind in kinds)
+    why = f"is needed: the processor has no chat template, and ChatML, the usual one, shows no {named(kinds, 'or')}"
+    fix = f"write a template that shows {tokens}, or name a processor with a chat_template.jinja ({FIELD})"
+    return Problem(f"{KEY}.template", why, fix)
+
+
 def _processor(given: Given, kinds: Sequence[Kind]) -> Any:
     """The processor of texts and media that the recipe names, or that of the weights.
 
@@ -101,7 +110,7 @@ def _processor(given: Given, kinds: Sequence[Kind]) -> Any:
     """
     from ..media_processor import MediaProcessor
 
-    folder = processor_folder(given)
+    folder = processor_folder(given, made=False)
     if folder is None:
         why = f"is needed: only a processor of the model says which tokens {named(kinds, 'or')} stand for"
         raise UserError(Problem(FIELD, why, NEEDED))

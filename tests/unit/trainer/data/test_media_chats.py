@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,19 @@ def test_unusable_clips_are_reasons_of_their_rows(tmp_path: Path) -> None:
     strict = MultimodalChats(given(tmp_path, rows, qwen2_audio()))
     with pytest.raises(UserError, match=r"(?s)3 of 6 train rows are not usable.*row 4 is"):
         strict.made(use.rows, "train", "data.source")
+
+
+def test_a_template_and_a_processor_are_needed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    processor = gemma3n()
+    processor.chat_template = None
+    with pytest.raises(
+        UserError, match=r"(?s)data\.chat\.template\n.*each image as <image> and each audio clip as <audio>"
+    ):
+        MultimodalChats(given(tmp_path, [row_of(stored(tmp_path, 0))], processor))
+    bare = replace(given(tmp_path, [row_of(stored(tmp_path, 0))], processor), weights=tmp_path / "none")
+    with pytest.raises(UserError, match=r"data\.processor\n.*only a processor of the model"):
+        MultimodalChats(replace(bare, config=replace(bare.config, processor=None)))
+    assert "one is made" not in caplog.text
 
 
 def test_every_row_has_the_kinds_of_the_first(tmp_path: Path) -> None:
