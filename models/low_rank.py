@@ -1,4 +1,5 @@
-"""LoRA and DoRA: a linear layer with a frozen weight and two small trained matrices.
+"""LoRA and DoRA adapters: add two small trained matrices, and for DoRA a trained vector of magnitudes, to a linear
+layer whose own weight is frozen.
 
 The layer keeps its class and the name of its weight, so model families, parallelism plans and checkpoints need no code
 for adapters. The adapter's parameters belong to the layer (``q_proj.lora_A`` beside ``q_proj.weight``), so ZeRO-3 and

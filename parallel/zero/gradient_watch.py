@@ -1,5 +1,5 @@
-"""Find trained parameters that get no gradient in the first step. Hooks record the gradients, because DeepSpeed frees
-them immediately.
+"""Find trained parameters that get no gradient in the first step under DeepSpeed. It frees gradients immediately, so a
+hook on each parameter notes that a gradient has arrived.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
-"""A fine-tuned model keeps the generation settings of its base model, and stops at the end tokens of both.
-
-The end tokens of the base model and of the tokenizer are combined.
+"""Tests that a fine-tuned model keeps the generation settings and processor files of its base model, and that it stops
+at the end tokens of the base model and of the tokenizer.
 """
 
 from __future__ import annotations

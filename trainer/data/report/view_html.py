@@ -1,5 +1,5 @@
-"""Convert the views that show a sample (text, image, audio, numbers) to JSON values that a run stores, and convert
-these values to HTML for reports.
+"""Turn one data sample (its text with labels, image, audio clip or numbers: the classes of ``views.py``) into JSON
+values, and these values into HTML for the reports of runs and of ``trireme data``.
 
 The HTML is made from the JSON values only, and all of them are escaped, because the run folder may come from somebody
 else.

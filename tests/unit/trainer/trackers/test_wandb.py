@@ -1,4 +1,6 @@
-"""Tests of W&B's real client with a local server: interrupted runs, logins, and servers that do not answer."""
+"""Tests of the Weights & Biases tracker, most of them with the real W&B client and a local server: an interrupted run
+that continues, refused or missing keys, an unknown mode, and a server that does not answer.
+"""
 
 from __future__ import annotations
 
