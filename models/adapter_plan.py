@@ -27,7 +27,7 @@ class AdapterPlan:
     alphas: dict[str, float]
     """Path of a layer -> alpha."""
     saved: list[str] = field(default_factory=list)
-    """Paths of the modules that are trained whole."""
+    """Paths of the modules whose weights are all trained."""
     rslora: bool = False
     """Whether the product is scaled by alpha / sqrt(rank) instead of alpha / rank."""
     dora: bool = False

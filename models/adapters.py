@@ -118,7 +118,7 @@ def _ends_with(path: str, names: Iterable[str]) -> bool:
 
 
 def _saved(model: nn.Module, names: list[str]) -> list[str]:
-    """Paths of the modules that are trained whole."""
+    """Paths of the modules whose weights are all trained."""
     found = []
     for name in names:
         paths = [path for path, module in model.named_modules() if _ends_with(path, [name]) and _holds(module)]
@@ -156,7 +156,7 @@ def _targets(model: PreTrainedModel, config: AdapterConfig, family: ModelFamily,
 
 
 def _left_out(path: str, model: PreTrainedModel, family: ModelFamily, saved: list[str]) -> bool:
-    """Whether ``all-linear`` leaves a layer out: a head, a layer that no loss reaches, or one that is trained whole."""
+    """Whether ``all-linear`` leaves a layer out: a head, one that no loss reaches, or one of ``modules_to_save``."""
     heads = [name for name, _ in heads_of(model, family)]
     prefix = model.base_model_prefix
     outside = bool(prefix) and hasattr(model, prefix) and not path.startswith(f"{prefix}.")

@@ -34,7 +34,7 @@ NOT_READ = (
 )
 """Fields of adapter_config.json that, if they are set, mean something else than plain LoRA."""
 COPIES = ("modules_to_save", "original_module")
-"""Parts of the names of further copies of a module that is trained whole."""
+"""Parts of the names of further copies of a module whose weights are all trained."""
 OTHER_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Beginnings of ``init_lora_weights`` of adapters whose base differs from the published one."""
 
@@ -127,8 +127,8 @@ def peft_folder(path: str, field: str) -> PeftFolder:
 
 
 def _without_prefix(stored: Mapping[str, Stored]) -> dict[str, Stored]:
-    """Tensors by their names without the prefix. Where the vocabulary has grown, peft saves an embedding that is
-    trained whole three times: under its name, as ``modules_to_save``, and as ``original_module`` before training."""
+    """Tensors by their names without the prefix. Where the vocabulary has grown, peft saves a trained embedding three
+    times: under its name, as ``modules_to_save``, and, as it was before training, as ``original_module``."""
     plain = {name.removeprefix(PREFIX): entry for name, entry in stored.items()}
     found = {name: entry for name, entry in plain.items() if not {*COPIES}.intersection(name.split("."))}
     for name, entry in plain.items():

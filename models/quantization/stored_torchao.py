@@ -24,7 +24,7 @@ PLAIN = "Tensor"
 ROWS = {"Int8Tensor": "int8", "Float8Tensor": "fp8"}
 """Class -> kind of its 8-bit numbers, with a scale for each row."""
 GROUPS = "IntxUnpackedToInt8Tensor"
-"""Class of integers of few bits, stored in a byte each, with a scale and a zero point for each group."""
+"""Class of integers of less than 8 bits, stored in a byte each, with a scale and a zero point for each group."""
 READ = (*ROWS, GROUPS)
 ACTIVATIONS = ("act_quant_kwargs", "activation_quantization")
 """Attributes that say how inputs are quantised; none if they are not."""
