@@ -34,7 +34,8 @@ class ChatConfig:
     ``template_args``."""
     loss: Literal["assistant", "last", "completions", "roles", "all"] = "assistant"
     """Tokens that are learnt: the turns of the assistant, its last turn, the column ``completion``, the turns of
-    ``roles``, or every token. A message with ``train: false`` (or ``weight: 0``) is not learnt, except by ``all``."""
+    ``roles``, or every token. A message with ``train: false`` (or ``weight: 0``) is not learnt, except by ``all``; one
+    with ``train: true`` is learnt by ``assistant`` and ``roles``, whoever says it."""
     roles: list[str] = field(default_factory=list)
     """Roles that are learnt with ``loss=roles``, by the names of the rows (human) or of the template (user)."""
     system: str | None = None

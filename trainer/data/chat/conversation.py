@@ -49,7 +49,7 @@ class Conversation:
 
     messages: list[Message]
     learnt: list[bool | None]
-    """Whether each message is to be learnt, by its ``train``, or OpenAI's ``weight``; None if it has neither."""
+    """Whether each message is to be learnt, by its ``train`` or OpenAI's ``weight``; None if neither says so."""
     completion: list[bool]
     """Which messages are of the column ``completion``."""
     tools: list[Any] | None = None

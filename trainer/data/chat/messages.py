@@ -98,7 +98,8 @@ def _calls(calls: Any, where: str, as_text: bool) -> Iterator[Any]:
 
 
 def own_choice(message: Message, number: int) -> bool | None:
-    """Remove the fields ``train`` and ``weight`` from a message; returns whether it is to be learnt, None if unsaid.
+    """Remove the fields ``train`` and ``weight`` from a message; returns whether it is to be learnt. It is None if
+    neither is there, and for a weight of 1, which OpenAI's rows may have without a meaning of its own.
 
     Raises:
         ValueError: one of them is neither yes nor no, or they contradict each other.
@@ -112,7 +113,7 @@ def own_choice(message: Message, number: int) -> bool | None:
         raise ValueError(f"message {number} has weight={weight!r}, which is neither 0 nor 1")
     if choice is not None and choice != bool(weight):
         raise ValueError(f"message {number} has train={choice!r} and weight={weight!r}, which contradict each other")
-    return bool(weight)
+    return choice if weight else False
 
 
 def read_json(text: str, what: str) -> Any:

@@ -109,6 +109,8 @@ class Turns:
             numbers = [number for number in numbers if conversation.completion[number]]
         if self.config.loss == "last":
             numbers = numbers[-1:]
+        if self.config.loss in ("assistant", "roles"):
+            numbers = sorted({*numbers, *(number for number, asked in enumerate(conversation.learnt) if asked)})
         yield from (number for number in numbers if conversation.learnt[number] is not False)
 
     def _region(self, chat: Chat, number: int) -> Region:

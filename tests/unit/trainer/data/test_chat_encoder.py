@@ -53,6 +53,15 @@ def test_a_message_may_be_left_out(key: dict[str, Any]) -> None:
     assert runs(encoder, chat) == ["Two." + END] and "train" not in chat.text
 
 
+@pytest.mark.parametrize("options", [{}, {"loss": "roles", "roles": ["assistant"]}])
+def test_a_message_of_another_role_may_be_learnt(options: dict[str, Any]) -> None:
+    encoder = encoder_for("chatml", **options)
+    chat = encoder(
+        {"messages": [{**user("eins"), "train": True}, answer("One."), {**user("zwei"), "weight": 1}, answer("Two.")]}
+    )
+    assert runs(encoder, chat) == ["eins" + END, "One." + END, "Two." + END]
+
+
 def test_loss_completions_labels_completions_only() -> None:
     encoder = encoder_for("chatml", loss="completions")
     both = {"prompt": FOUR[:3], "completion": [answer("Two."), user("drei"), answer("Three.")]}
