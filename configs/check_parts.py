@@ -1,5 +1,5 @@
-"""Run the checks of a recipe's parts (model, data, plan ...) and return the problems: first those of the given values,
-then those that only show when a part is built.
+"""Check the parts of a recipe (model, data, plan ...), each by itself and against the others, and return the problems.
+``check_parts`` looks at the given values; ``check_built`` finds problems that only show when a part is built.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Tests of resuming a run whose training documents, or whose length in steps, have changed.
 
-The resume is refused unless ``--resume`` names the checkpoint. Training then continues with the tokenizer of the
-checkpoint.
+With other documents, the resume is refused unless ``--resume`` names the checkpoint; training then continues with the
+tokenizer of the checkpoint. With another length the run resumes, and a note tells how the learning rate changes.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Tests that the README, the docs and messages name only commands, options, recipe keys and pip extras that exist. The
-README's first commands are also counted.
+"""Tests that commands in the README and in help texts use only commands, options and recipe keys that exist, that docs
+and messages name only existing commands, and ``trireme doctor`` only existing pip extras. The README must show ten
+commands first, and thirty in all.
 """
 
 from __future__ import annotations
