@@ -147,7 +147,7 @@ def _write(
     # An offloaded model is on the meta device; accelerate moves inputs to the right device itself.
     device = model.device if model.device.type != "meta" else _device()
     if isinstance(prompt, ChatPrompt):
-        inputs = _chat_inputs(reader, model, prompt, folder).to(device)
+        inputs = _chat_inputs(reader, model, prompt).to(device)
         sampling: dict[str, Any] = {"eos_token_id": stops(tokenizer, model)}
     else:
         inputs, sampling = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(device), {}
@@ -171,14 +171,14 @@ def _write(
         kinds = kinds_of(reader)
         why = f"cannot write without an {' or '.join(kind.one for kind in kinds)}: {' '.join(str(error).split())}"
         fix = " or ".join(f"--chat --{kind.name} FILE" for kind in kinds)
-        raise UserError(Problem("MODEL", why, f"give {fix}", str(folder))) from error
+        raise UserError(Problem("MODEL", why, f"give {fix}")) from error
     if isinstance(prompt, ChatPrompt):
         written = tokens[0] if model.config.is_encoder_decoder else tokens[0][begun:]
         return prompt.begun + tokenizer.decode(written, skip_special_tokens=True)
     return tokenizer.decode(tokens[0], skip_special_tokens=True)
 
 
-def _chat_inputs(reader: Any, model: Any, prompt: ChatPrompt, folder: Path) -> Any:
+def _chat_inputs(reader: Any, model: Any, prompt: ChatPrompt) -> Any:
     """Inputs of a conversation; images and audio clips are converted to the dtype of the weights."""
     if not prompt.media:
         return chat_inputs(getattr(reader, "tokenizer", reader), prompt)
@@ -189,7 +189,7 @@ def _chat_inputs(reader: Any, model: Any, prompt: ChatPrompt, folder: Path) -> A
         reads = named(able, before="texts") if able else "only text"
         why = f"is a {type(model).__name__}, which reads {reads}, but the conversation has an {unread[0].one}"
         fix = f"name a model that reads {unread[0].many}, or leave the {unread[0].one} out"
-        raise UserError(Problem("MODEL", why, fix, str(folder)))
+        raise UserError(Problem("MODEL", why, fix))
     return media_inputs(reader, model, prompt).to(model.dtype)
 
 

@@ -1,8 +1,8 @@
-"""Check that a user's own model class and its family description fit together, before any process starts.
+"""Check that a user's own model class fits its ``ModelFamily``, which names the model's blocks, embeddings and heads:
+the class must have these modules, and its ``forward`` must take the needed inputs.
 
-A family description names the modules of a model, such as its list of blocks, and the model class must have them.
-Without this check a wrong module path would be found late or never. For example, FSDP would leave blocks unwrapped if
-their path did not exist.
+The check runs before any rank starts. Without it, a wrong module path would be found late or never. For example, FSDP
+would leave blocks unwrapped if their path did not exist.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ import shlex
 from typing import TYPE_CHECKING
 
 from ..models.heads import HEADS
-from .checkpoint.layout import RECIPE, complete_checkpoints, not_finite
+from .checkpoint.layout import MODEL, RECIPE, complete_checkpoints, not_finite
+from .generate_options import generate_options
 from .summary import FILE as SUMMARY
 from .summary import write_summary
 
@@ -72,9 +73,10 @@ def _say_where(trainer: Trainer) -> None:
     if newest:
         run = shlex.quote(str(folder))
         first = "next:"
-        if HEADS[trainer.task.head].next_tokens and hasattr(trainer.strategy.module, "generate"):
-            chat = " --chat" if trainer.recipe.data.chat is not None else ""
-            log.info('next: trireme generate %s%s --prompt "..."', run, chat)
+        chat = trainer.recipe.data.chat is not None
+        if (chat or HEADS[trainer.task.head].next_tokens) and hasattr(trainer.strategy.module, "generate"):
+            options = generate_options(chat, newest / MODEL)
+            log.info("next: trireme generate %s %s", run, options)
             first = "     "
         log.info("%s trireme evaluate %s", first, shlex.quote(str(folder / RECIPE)))
         beside = trainer.base is not None

@@ -1,5 +1,5 @@
-"""When a run resumes, compare its documents, tokens, tokenizer and initial weights with those of the checkpoint, and
-tell how the learning rate moves if the run has another length.
+"""When a run resumes, check whether its documents, tokens, tokenizer or initial weights have changed since the
+checkpoint was written, and report a jump of the learning rate if the number of steps or the schedule has changed.
 
 Their fingerprints are compared, since an unchanged recipe may give other data: its files may have grown, and then a
 tokenizer that is trained on them changes too. An automatic resume refuses other documents. A resume from a named

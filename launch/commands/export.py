@@ -82,6 +82,7 @@ def run(options: argparse.Namespace) -> None:
     _refuse_idle(options)
     from ...trainer.checkpoint.export.export_folder import ExportOptions, export
     from ...trainer.checkpoint.export.quantised_folder import QuantiseOptions
+    from ...trainer.generate_options import generate_options
 
     try:
         few = (options.quantize, 4 if options.bits is None else options.bits, options.group_size, options.by_activity)
@@ -111,7 +112,17 @@ def run(options: argparse.Namespace) -> None:
     name, generates = _class_of(folder)
     print(f"load it: {_import_of(folder)}{name}.from_pretrained({str(folder)!r})", file=sys.stderr)
     if generates:
-        print(f'try it: trireme generate {shlex.quote(str(folder))} --prompt "..."', file=sys.stderr)
+        asked = generate_options(_is_chat(Path(options.checkpoint).expanduser()), Path(folder))
+        print(f"try it: trireme generate {shlex.quote(str(folder))} {asked}", file=sys.stderr)
+
+
+def _is_chat(checkpoint: Path) -> bool:
+    """Whether the recipe in a run or checkpoint trains on chats."""
+    from ...trainer.checkpoint.layout import RECIPE
+    from ...trainer.run_folder import saved_recipe
+
+    data = saved_recipe(checkpoint).get("data") if (checkpoint / RECIPE).is_file() else None
+    return isinstance(data, dict) and data.get("chat") is not None
 
 
 def _check_options(options: argparse.Namespace) -> None:
@@ -207,13 +218,16 @@ def _inputs(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _class_of(folder: Path) -> tuple[str, bool]:
     """Name of the class that loads the model in ``folder``, and whether it writes texts."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+    )
 
     config = json.loads((folder / "config.json").read_text())
     named = config.get("architectures") or []
     if not named or _family_of(config) or named[0] in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
         return "AutoModelForCausalLM", True
-    return named[0], False
+    return named[0], named[0] == MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.get(config.get("model_type"))
 
 
 def _import_of(folder: Path) -> str:

@@ -167,7 +167,9 @@ def test_a_model_learns_to_name_pitches(folder: Path, capsys: pytest.CaptureFixt
     assert last["eval_accuracy"] > 0.9 and last["eval_exact_match"] > 0.7
     exported = str(folder / "exported")
     assert main(["export", str(folder / "learnt"), exported]) == 0
-    capsys.readouterr()
+    options = '--chat --audio FILE --prompt "..."'
+    assert f"trireme generate {exported} {options}" in capsys.readouterr().err
+    assert f"trireme generate {folder}/learnt {options}" in (folder / "learnt" / "log.txt").read_text()
     for number, pitch in enumerate(PITCHES):
         options = ["--prompt", "Pitch?", "--audio", str(folder / f"{number}.wav"), "--temperature", "0"]
         assert main(["generate", exported, "--chat", *options]) == 0

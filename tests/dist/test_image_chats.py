@@ -195,7 +195,9 @@ def test_a_trained_model_names_the_colour_of_an_image(folder: Path, capsys: pyte
     assert measured["eval_accuracy"] > 0.9 and measured["eval_exact_match"] > 0.7
     exported = str(folder / "exported")
     assert main(["export", str(folder / "learnt"), exported]) == 0
-    capsys.readouterr()
+    asked = '--chat --image FILE --prompt "..."'
+    assert f"trireme generate {exported} {asked}" in capsys.readouterr().err
+    assert f"trireme generate {folder}/learnt {asked}" in (folder / "learnt" / "log.txt").read_text()
     for number, colour in enumerate(COLOURS):
         options = ["--prompt", "Colour?", "--image", str(folder / f"{number}.png"), "--temperature", "0"]
         assert main(["generate", exported, "--chat", *options]) == 0

@@ -44,11 +44,13 @@ ROOT = Path(__file__).parents[2]
 DOCS, RESULTS, RUNS = ROOT / "docs" / "resume.md", ROOT / "build" / "resume.json", ROOT / "build" / "resume"
 HEAD = f"""# Resuming under another plan, measured
 
-This table shows that a run saved under one of ten plans resumes under any other with the same samples and losses.
-A tiny GPT-2 (tied head, fused projections; fp32, AdamW, cosine schedule) is trained under one plan on real gloo ranks,
-saved after step {SAVED} of {STEPS} at a global batch of {GLOBAL_BATCH}, and resumed under another plan. All
-ordered pairs of these plans are tested, with torch {torch.__version__}. `make resume-matrix` makes this table. In
-every cell
+The table below shows that a run saved under any of ten plans resumes under any other, with the same samples and with
+losses that differ only by rounding. The text behind it shows the same for another global batch size, and for runs that
+train adapters. `make resume-matrix` tests all ordered pairs of plans and writes this page.
+
+A tiny GPT-2 (tied head, fused projections; fp32, AdamW, cosine schedule) is trained under one plan, in CPU processes that
+communicate through gloo. It is saved after step {SAVED} of {STEPS} at a global batch of {GLOBAL_BATCH}, and
+resumed under another plan, with torch {torch.__version__}. In every cell of the table:
 
 - every tensor (weights, both moments of AdamW, step counters, and averaged weights where both plans keep them), saved
   again under the new plan right after the load, equals the checkpoint's bit for bit; so do progress, callbacks and loss

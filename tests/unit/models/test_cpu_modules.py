@@ -1,4 +1,6 @@
-"""Modules that a quantised model keeps on the CPU are not quantised; impossible choices of them are refused."""
+"""Tests of quantised models that keep chosen modules on the CPU: these modules are not quantised, and tensors are moved
+between devices. Names that match no module, trained modules, and plans that place parameters are refused.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Find the characters of a conversation to train on, such as the assistant's turns and the tokens that end them."""
+"""Find the part of a conversation's rendered text to train on, such as the assistant's turns and the tokens that end
+them. The result says for each character of the text whether it is trained on.
+"""
 
 from __future__ import annotations
 
