@@ -85,9 +85,13 @@ def _refuse_other_layers(model: PreTrainedModel, plan: AdapterPlan) -> None:
         raise UserError(Problem("model.weights", why, fix))
 
 
-def trained_names(model: nn.Module) -> set[str]:
-    """Names of the parameters that an adapter run trains, and its checkpoints hold."""
-    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+def adapter_names(model: nn.Module) -> set[str]:
+    """Names of the parameters that checkpoints of an adapter run hold: those of adapters and of ``modules_to_save``,
+    also where ``model.frozen`` keeps them as they began."""
+    plan = plan_of(model)
+    whole = tuple(f"{path}." for path in plan.saved) if plan else ()
+    named = model.named_parameters()
+    return {name for name, one in named if one.requires_grad or is_part(name) or name.startswith(whole)}
 
 
 @contextmanager

@@ -8,7 +8,7 @@ for everything else (one process, DDP, FSDP, tensor parallelism).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,8 +108,9 @@ class Strategy(ABC):
     """Skip the step if the norm of the gradient is not finite. On a GPU every step then waits for its norm."""
     eval_precision: str | None = None
     """Precision of forward passes without gradient; None takes that of the plan."""
-    saves_trained_only = False
-    """Whether checkpoints hold the trained parameters alone, since all others are those of a base."""
+    saved_names: Collection[str] | None = None
+    """Names of the parameters that checkpoints hold, since all others are those of a base; None holds the whole model
+    with its buffers."""
 
     def __init__(self, plan: Plan, mesh: Mesh, family: ModelFamily) -> None:
         self.after_micro_batch: Callable[[], None] = lambda: None
@@ -322,8 +323,8 @@ class Strategy(ABC):
 
     def saved_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """This rank's parameters that checkpoints hold, by plain name; a tied one comes once."""
-        every = self.named_parameters()
-        return ((name, one) for name, one in every if one.requires_grad) if self.saves_trained_only else every
+        every, saved = self.named_parameters(), self.saved_names
+        return every if saved is None else ((name, one) for name, one in every if self.checkpoint_name(name) in saved)
 
     # -- state: names are ``model.<name>`` and ``optim.<parameter name>.<state name>`` ------------------------------
 

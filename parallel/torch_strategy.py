@@ -278,8 +278,8 @@ class TorchStrategy(Strategy):
         yield from self._saved_buffers()
 
     def _saved_buffers(self) -> Iterator[tuple[str, Tensor]]:
-        """Persistent buffers by plain name; none where only trained tensors are saved: the base model has them."""
-        for part in self.parts if not self.saves_trained_only else ():
+        """Persistent buffers by plain name; none beside a base, which has them."""
+        for part in self.parts if self.saved_names is None else ():
             persistent = part.state_dict(keep_vars=True)
             yield from ((name, buffer) for name, buffer in part.named_buffers() if name in persistent)
 

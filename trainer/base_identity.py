@@ -20,6 +20,7 @@ import xxhash
 from torch import Tensor
 
 from ..errors import Problem, UserError
+from ..models.adapters import adapter_names
 from ..models.build_model import WeightSource
 from ..models.json_file import read_json
 from ..models.model_config import ModelConfig
@@ -47,14 +48,15 @@ class Base:
 
 
 class BaseDigest:
-    """Computes digests of the frozen tensors while they are read, by name."""
+    """Computes digests of the tensors of the base while they are read, by name."""
 
     def __init__(self, model: nn.Module, every: bool = False) -> None:
         """
         Args:
-            every: digest all parameters, not only frozen ones.
+            every: digest all parameters, also those of adapters.
         """
-        self.names = {name for name, one in model.named_parameters() if every or not one.requires_grad}
+        names = {name for name, _ in model.named_parameters()}
+        self.names = names if every else names - adapter_names(model)
         self._found: dict[str, str] = {}
 
     def watched(self, source: WeightSource) -> WeightSource:
@@ -91,7 +93,7 @@ class BaseDigest:
 
     @property
     def missing(self) -> set[str]:
-        """Names of the frozen tensors that this process has not read."""
+        """Names of the tensors of the base that this process has not read."""
         return self.names - self._found.keys()
 
     def of_this_process(self) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..errors import Problem, UserError
-from ..models.adapters import plan_of
+from ..models.adapters import adapter_names, plan_of
 from ..models.build_model import WeightSource, build_on_meta
 from ..models.document_attention import attend_within_documents
 from ..models.family import ModelFamily
@@ -110,7 +110,8 @@ def place(
         _refuse_neftune(recipe.model.neftune_alpha, blueprint, strategy.family)
     refuse_other_base(task, blueprint)
     source = weights(blueprint)
-    strategy.saves_trained_only = adapted = recipe.model.adapter is not None
+    adapted = recipe.model.adapter is not None
+    strategy.saved_names = adapter_names(blueprint) if adapted else None
     frozen = BaseDigest(blueprint) if adapted else None
     every = BaseDigest(blueprint, every=True) if noted else None
     if mesh.data_rank == 0 and mesh.index("tensor") == 0:  # one rank of each stage notes what all of them read

@@ -311,8 +311,8 @@ class DeepSpeedStrategy(Strategy):
         return torch.Size([]) if name in self._numbers else shape_of(parameter)
 
     def _buffers(self) -> list[tuple[str, Tensor]]:
-        """Buffers that checkpoints hold; none if they hold trained tensors only, since the base has the buffers."""
-        if self.saves_trained_only:
+        """Buffers that checkpoints hold; none beside a base, which has them."""
+        if self.saved_names is not None:
             return []
         persistent = self._module.state_dict()
         return [(name, buffer) for name, buffer in self._module.named_buffers() if name in persistent]

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from trireme.errors import UserError
 from trireme.models.low_rank import is_part
+from trireme.models.peft_folder import WEIGHTS
 from trireme.parallel.mesh import build_mesh
 from trireme.trainer.build import build, train
 from trireme.trainer.checkpoint.export.export_folder import ExportOptions, export
@@ -97,8 +98,9 @@ def test_another_base_is_refused_and_the_same_one_is_known_anywhere(bases: dict[
         ("llama", ("adapter=dora", "model.adapter.rank=4", "model.adapter.modules_to_save=[embed_tokens]")),
         ("gpt2", ("adapter=rslora", "model.adapter.rank=4", "model.adapter.rank_pattern={c_fc: 2}")),
         ("gpt2", ("adapter=dora", "model.adapter.rank=4", "model.adapter.modules_to_save=[wte]")),
+        ("llama", (*LORA, "model.adapter.modules_to_save=[lm_head]", "model.frozen=['model.layers.0.*', 'lm_head.*']")),
     ],
-    ids=["lora", "dora_embedding", "rslora_conv1d", "dora_tied"],
+    ids=["lora", "dora_embedding", "rslora_conv1d", "dora_tied", "partly_frozen"],
 )
 def test_exports_are_loaded_by_peft_and_merged(
     family: str, overrides: tuple[str, ...], bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -260,17 +262,21 @@ def test_a_trained_tensor_without_a_gradient_ends_the_run(plan: str, tmp_path: P
         assert "model.frozen=[beside.bias]" in message
 
 
-def _train_frozen(run_dir: Path, plan: str, base: Path) -> None:
-    train(_recipe(base, run_dir, *SHORT, *LORA, f"plan={plan}"))
+def _train_partly(run_dir: Path, plan: str, base: Path, frozen: str) -> None:
+    train(_recipe(base, run_dir, *SHORT, *LORA, f"plan={plan}", f"model.frozen={frozen}"))
 
 
+@pytest.mark.parametrize("frozen", ["[]", "['*.layers.0.*']"])
 @pytest.mark.parametrize("plan", ["fsdp_full_shard", "zero3"])
-def test_two_ranks_equal_one(plan: str, bases: dict[str, Path], tmp_path: Path) -> None:
-    """The training lines agree, and so does the digest of the base in the checkpoint."""
+def test_two_ranks_equal_one(plan: str, frozen: str, bases: dict[str, Path], tmp_path: Path) -> None:
+    """The training lines agree, and so do the digest of the base in the checkpoint and the exported adapters."""
     if plan.startswith("zero"):
         load_deepspeed()
-    _train(bases["llama"], tmp_path / "one", *LORA)
-    kept_ranks(_train_frozen, 2, tmp_path / plan, plan, bases["llama"])
+    _train(bases["llama"], tmp_path / "one", *LORA, f"model.frozen={frozen}")
+    kept_ranks(_train_partly, 2, tmp_path / plan, plan, bases["llama"], frozen)
+    parts = [load_file(export(str(tmp_path / run), str(tmp_path / f"{run}_out")) / WEIGHTS) for run in ("one", plan)]
+    assert parts[0].keys() == parts[1].keys() and any(".layers.0." in name for name in parts[0])
+    assert all(torch.allclose(parts[0][name], parts[1][name], atol=1e-4) for name in parts[0])
     assert worst_difference(training(tmp_path / "one"), training(tmp_path / plan)) < 1e-4
     said = [
         json.loads((checkpoints_under(tmp_path / run / "checkpoints")[0] / "model" / "base.json").read_text())

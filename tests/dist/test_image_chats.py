@@ -1,5 +1,5 @@
-"""Tests of chats with images: labels, the same losses under DDP, ZeRO and FSDP plans, answers that depend on the image,
-and refusals.
+"""Tests of training on chats with images: labels are the answers, losses under DDP, ZeRO and FSDP plans equal those of
+one process, a trained model's answers depend on the image, and unsupported recipe options end in an error.
 """
 
 from __future__ import annotations

@@ -48,8 +48,8 @@ The table below shows that a run saved under any of ten plans resumes under any 
 losses that differ only by rounding. The text behind it shows the same for another global batch size, and for runs that
 train adapters. `make resume-matrix` tests all ordered pairs of plans and writes this page.
 
-A tiny GPT-2 (tied head, fused projections; fp32, AdamW, cosine schedule) is trained under one plan, in CPU processes that
-communicate through gloo. It is saved after step {SAVED} of {STEPS} at a global batch of {GLOBAL_BATCH}, and
+A tiny GPT-2 (tied head, fused projections; fp32, AdamW, cosine schedule) is trained under one plan, in CPU processes
+that communicate through gloo. It is saved after step {SAVED} of {STEPS} at a global batch of {GLOBAL_BATCH}, and
 resumed under another plan, with torch {torch.__version__}. In every cell of the table:
 
 - every tensor (weights, both moments of AdamW, step counters, and averaged weights where both plans keep them), saved

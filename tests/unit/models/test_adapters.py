@@ -10,7 +10,7 @@ from helpers.adapted import config_of, filled, logits, on_meta, shaken
 from trireme.configs.validate import read
 from trireme.errors import UserError
 from trireme.models.adapter_config import AdapterConfig
-from trireme.models.adapters import trained_names
+from trireme.models.adapters import adapter_names
 from trireme.models.low_rank import adapted_layers, adapter_in, is_part
 from trireme.models.model_config import ModelConfig
 
@@ -54,9 +54,9 @@ def test_a_layer_can_have_a_rank_of_its_own() -> None:
 
 def test_only_adapters_and_named_modules_are_trained() -> None:
     model = on_meta(config_of("llama", AdapterConfig(modules_to_save=["embed_tokens"], dora=True)))
-    plain = {name for name in trained_names(model) if not is_part(name)}
+    plain = {name for name in adapter_names(model) if not is_part(name)}
     assert plain == {"model.embed_tokens.weight"}
-    parts = {name.rpartition(".")[2] for name in trained_names(model)} - {"weight"}
+    parts = {name.rpartition(".")[2] for name in adapter_names(model)} - {"weight"}
     assert parts == {"lora_A", "lora_B", "lora_magnitude_vector"}
     names = {name for name, _ in on_meta(config_of("llama")).named_parameters()}
     assert names == {name for name, _ in model.named_parameters() if not is_part(name)}, "the base keeps its names"

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ....errors import Problem, UserError
-from ....models.adapters import trained_names
+from ....models.adapters import adapter_names
 from ....models.build_model import WeightSource
 from ....models.initial_weights import initial_weights
 from ....parallel.strategy import Shapes
@@ -120,7 +120,7 @@ def checkpoint_weights(
     shapes, sources = stored_weights(source, ema)
     persistent = _persistent(model)
     if base is not None:
-        trained = trained_names(model)
+        trained = adapter_names(model)
         persistent = {name: tensor for name, tensor in persistent.items() if name in trained}
     for name, tensor in persistent.items():
         if name not in shapes:
