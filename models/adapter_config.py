@@ -55,7 +55,8 @@ class AdapterConfig:
     """Layers with an adapter: ``all-linear`` (all but heads), a list of the last parts of their names, or one regular
     expression for whole names. Null takes ``all-linear``, or those of ``path``."""
     exclude: list[str] = field(default_factory=list)
-    """Layers without an adapter although ``targets`` names them: last parts of their names."""
+    """Layers without an adapter although ``targets`` names them: last parts of their names, or regular expressions for
+    whole names."""
     modules_to_save: list[str] | None = None
     """Modules that are trained fully, without adapters, such as ``[embed_tokens, lm_head]``: last parts of their
     names. Null takes none, or those of ``path``."""
@@ -109,6 +110,7 @@ class AdapterConfig:
     def _pattern_flaws(self) -> Iterator[str]:
         patterns = {"targets": [self.targets] if isinstance(self.targets, str) else []}
         patterns |= {"rank_pattern": list(self.rank_pattern), "alpha_pattern": list(self.alpha_pattern)}
+        patterns |= {"exclude": self.exclude}
         for name, texts in patterns.items():
             for text in texts:
                 try:

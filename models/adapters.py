@@ -121,6 +121,11 @@ def _ends_with(path: str, names: Iterable[str]) -> bool:
     return any(path == name or path.endswith(f".{name}") for name in names)
 
 
+def _matches(path: str, name: str) -> bool:
+    """Whether ``name`` is the last part of a layer's path, or a regular expression for the whole of it."""
+    return _ends_with(path, [name]) or re.fullmatch(name, path) is not None
+
+
 def _saved(model: nn.Module, names: list[str]) -> list[str]:
     """Paths of the modules whose weights are all trained."""
     found = []
@@ -151,7 +156,11 @@ def _targets(model: PreTrainedModel, config: AdapterConfig, family: ModelFamily,
             if not any(_ends_with(path, [name]) for path, _ in model.named_modules()):
                 raise UserError(_no_such("model.adapter.targets", name, model))
         found = [path for path, _ in model.named_modules() if _ends_with(path, wanted)]
-    found = [path for path in found if not _ends_with(path, config.exclude)]
+    for name in config.exclude:
+        if not any(_matches(path, name) for path in found):
+            fix = f"layers with an adapter end in {', '.join(_endings(found))}"
+            raise UserError(Problem("model.adapter.exclude", "matches no layer with an adapter", fix, name))
+    found = [path for path in found if not any(_matches(path, name) for name in config.exclude)]
     _refuse_kinds(model, found, saved, config)
     if not found:
         fix = f"its linear layers end in {', '.join(_endings(linear))}"

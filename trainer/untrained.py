@@ -11,9 +11,12 @@ these have modules that a head does not use, so a warning is logged instead. Wit
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import Problem, UserError
+from ..models.low_rank import is_part
 from ..models.other_families import AUTO
 
 if TYPE_CHECKING:
@@ -26,6 +29,31 @@ LIBRARY = "transformers."
 """Prefix of the module paths of classes whose parts the user cannot change."""
 SHOWN = 5
 """Names that the message lists."""
+
+
+def _left_out(names: Sequence[str], reached: Collection[str]) -> Iterator[str]:
+    """What to write so that parameters are not trained: layers without an adapter, and frozen parameters.
+
+    Args:
+        reached: names of the trained parameters that get a gradient.
+    """
+    adapted, others = ([name for name in names if is_part(name) == of] for of in (True, False))
+    if adapted:
+        patterns = ", ".join(f"'{re.escape(part)}(\\..*)?'" for part in _parts_without(adapted, reached))
+        yield f'give layers that the loss does not use no adapter ("model.adapter.exclude=[{patterns}]")'
+    if others:
+        patterns = ", ".join(f"'{part}.*'" for part in _parts_without(others, reached))
+        yield f'freeze what the loss does not reach ("model.frozen=[{patterns}]")'
+
+
+def _parts_without(names: Sequence[str], reached: Collection[str]) -> list[str]:
+    """The largest parts of a model that hold ``names`` and nothing that is reached, by their paths."""
+    used = {name[:place] for name in reached for place, sign in enumerate(name) if sign == "."}
+    found = dict[str, None]()
+    for name in names:
+        ends = [place for place, sign in enumerate(name) if sign == "."]
+        found[next((name[:end] for end in ends if name[:end] not in used), name)] = None
+    return [*found]
 
 
 def refuse_untrained(strategy: Strategy, mesh: Mesh, model: ModelConfig) -> None:
@@ -48,7 +76,7 @@ def refuse_untrained(strategy: Strategy, mesh: Mesh, model: ModelConfig) -> None
     if names:
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         why = f"has trained parameters that get no gradient in the first step: {', '.join(names[:SHOWN])}{more}"
-        fix = f"freeze what the loss does not reach (model.frozen=[{names[0]}]), or correct the model or the task"
+        fix = f"{' and '.join(_left_out(names, reached))}, or correct the model or the task"
         of_a_library = model.family == AUTO and (model.architecture or LIBRARY).startswith(LIBRARY)
         if not of_a_library or model.adapter is not None:
             raise UserError(Problem("model", why, fix))

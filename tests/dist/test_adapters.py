@@ -259,7 +259,7 @@ def test_a_trained_tensor_without_a_gradient_ends_the_run(plan: str, tmp_path: P
         load_deepspeed()
     for message in kept_ranks(_train_odd, 1 if plan == "single" else 2, tmp_path, plan):
         assert "no gradient in the first step: beside.bias, beside.weight" in message
-        assert "model.frozen=[beside.bias]" in message
+        assert "model.frozen=['beside.*']" in message
 
 
 def _train_partly(run_dir: Path, plan: str, base: Path, frozen: str) -> None:

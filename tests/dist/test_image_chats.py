@@ -5,6 +5,7 @@ one process, a trained model's answers depend on the image, and unsupported reci
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,15 @@ QUICK = {
 )
 def test_ranks_train_as_one(architecture: str, plan: str, folder: Path) -> None:
     equals_one_process(_train, folder, architecture, plan)
+
+
+def test_layers_that_the_loss_does_not_use_are_left_out(folder: Path) -> None:
+    """Features are taken before the last layer of the vision tower; the message says how to go on."""
+    architecture, options = "LlavaForConditionalGeneration", ("adapter=lora", "model.config.vision_feature_layer=-2")
+    message = _train(folder, architecture, "refused", *options, "model.frozen=[]")
+    (override,) = re.findall('"(model[.]adapter[.]exclude=.*?)"', message)
+    assert "model.vision_tower.encoder.layers.1" in override.replace("\\", "") and "model.frozen=" not in message
+    assert _train(folder, architecture, "exclude", *options, "model.frozen=[]", override) == ""
 
 
 def test_a_trained_model_names_the_colour_of_an_image(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,6 +34,7 @@ def test_all_linear_leaves_heads_out() -> None:
         ({"targets": ["q_proj", "v_proj"]}, {"q_proj", "v_proj"}),
         ({"targets": r".*\.self_attn\.[qk]_proj"}, {"q_proj", "k_proj"}),
         ({"targets": ["q_proj", "up_proj"], "exclude": ["up_proj"]}, {"q_proj"}),
+        ({"targets": ["q_proj", "up_proj"], "exclude": [r".*\.mlp(\..*)?", "up_proj"]}, {"q_proj"}),
         ({"targets": ["lm_head", "q_proj"]}, {"lm_head", "q_proj"}),
     ],
 )
@@ -109,6 +110,7 @@ def test_dropout_applies_to_adapters_only() -> None:
         ({"targets": ["lm_head"], "modules_to_save": ["lm_head"]}, "llama", ("trains fully", "one of the two")),
         ({"modules_to_save": ["head"]}, "llama", ("modules_to_save", "lm_head")),
         ({"exclude": list(LLAMA_LAYERS)}, "llama", ("leaves no layer", "q_proj")),
+        ({"exclude": ["vision"]}, "llama", ("exclude", "matches no layer with an adapter", "q_proj")),
         ({"rank_pattern": {"query": 4}}, "llama", ("rank_pattern.query", "q_proj")),
         ({"alpha_pattern": {"query": 4}}, "llama", ("alpha_pattern.query", "q_proj")),
         ({"path": "/nowhere"}, "llama", ("model.adapter.path", "no folder")),
