@@ -1,4 +1,6 @@
-"""Keep an exponential moving average (EMA) of the weights, for evaluations and exports, under any parallelism plan."""
+"""Keep an exponential moving average (EMA) of the weights, for evaluations and exports, under every plan that does not
+use DeepSpeed.
+"""
 
 from __future__ import annotations
 

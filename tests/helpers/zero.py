@@ -1,4 +1,6 @@
-"""Train a tiny model with DeepSpeed ZeRO and, for comparison, the same steps with plain PyTorch in one process."""
+"""Train a tiny model with DeepSpeed ZeRO and, for comparison, the same steps with plain PyTorch in one process. Also
+import and compile DeepSpeed once, before tests fork their ranks.
+"""
 
 from __future__ import annotations
 

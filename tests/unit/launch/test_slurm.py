@@ -1,4 +1,6 @@
-"""SLURM jobs, tested without SLURM: the ``launch`` section of a recipe, ranks per node, and the batch script."""
+"""Tests of SLURM jobs that need no SLURM: the ``launch`` section of a recipe, ranks per node, the batch script, and how
+a process in the job finds its rank and the storage of its node from environment variables.
+"""
 
 from __future__ import annotations
 
