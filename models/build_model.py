@@ -135,7 +135,11 @@ def _built(config: Any, model: ModelConfig, head: str) -> PreTrainedModel:
                 raise UserError(_no_such_head(model, head))
             return factory.from_config(config, dtype=torch.float32, attn_implementation=model.kernel)
     except (ArithmeticError, AssertionError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        why = f"cannot build the model: {type(error).__name__}: {' '.join(str(error).split())}"
+        told = " ".join(str(error).split())
+        if model.attention is not None and "atten" in told.lower():
+            why, fix = f"does not go with the model: {told.partition('. ')[0]}", "set model.attention=eager, or null"
+            raise UserError(Problem("model.attention", why, fix, model.attention)) from error
+        why = f"cannot build the model: {type(error).__name__}: {told}"
         fix = "change the fields of model.config that the error names"
         if isinstance(error, LookupError) and (lists := _lists(config)):
             fix = f"give lists that fit together: {', '.join(lists)} need one entry for each stage or layer"

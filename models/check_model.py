@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import importlib.util
 import inspect
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 FLASH, FLEX = "flash_attention_2", "flex_attention"
 """Attention kernels that train on GPUs only."""
+SUPPORTS = {"sdpa": "_supports_sdpa", FLASH: "_supports_flash_attn", FLEX: "_supports_flex_attn"}
+"""Attention kernel -> the field by which classes of transformers say whether they have it."""
 QUANTISATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 """Files in which older quantisers, from before ``quantization_config``, wrote their settings."""
 
@@ -89,6 +92,9 @@ def check_kernel(model: ModelConfig, precision: str, here: bool = True) -> list[
     Args:
         here: whether the run starts on this machine; if so, the machine must have a GPU for kernels that need one.
     """
+    if model.attention is not None and _lacks(model.spec.model_type, model.attention):
+        why = f"is not offered by transformers for models of the type {model.spec.model_type}"
+        return [Problem("model.attention", why, "set model.attention=eager, or null", model.attention)]
     if model.kernel not in (FLASH, FLEX):
         return []
     if model.kernel == FLASH and importlib.util.find_spec("flash_attn") is None:
@@ -100,6 +106,18 @@ def check_kernel(model: ModelConfig, precision: str, here: bool = True) -> list[
     else:
         return []
     return [Problem("model.attention", why, f"{fix}, or model.attention=null", model.kernel)]
+
+
+def _lacks(model_type: str, kernel: str) -> bool:
+    """Whether the classes of transformers for a type of models say that they do not have an attention kernel. Their
+    source is read, since an import takes seconds."""
+    flag, origin = SUPPORTS.get(kernel), getattr(importlib.util.find_spec("transformers"), "origin", None)
+    if flag is None or origin is None:
+        return False
+    name = model_type.replace("-", "_")
+    file = Path(origin).parent / "models" / name / f"modeling_{name}.py"
+    said = set(re.findall(rf"^ +{flag} *= *(True|False)", file.read_text("utf-8"), re.M)) if file.is_file() else set()
+    return said == {"False"}
 
 
 def _check_dropout(config: Any, model: ModelConfig) -> list[Problem]:
@@ -150,6 +168,8 @@ def _check_weights(model: ModelConfig) -> list[Problem]:
     elif problem := _quantised(values, folder, str(model.weights)):
         return [problem]
     if values.get("model_type") != model.spec.model_type:
+        if model.architecture is not None:
+            return [_other_class(model, values, folder)]
         try:
             family = family_of(values.get("model_type"), str(model.weights))
         except ValueError as error:
@@ -159,6 +179,14 @@ def _check_weights(model: ModelConfig) -> list[Problem]:
         why = f"the weights in {folder} are of the family {family}"
         return [Problem("model.family", why, f"set model.family={family}, or leave it out", model.family)]
     return _check_files(model, path) if is_local(model.weights) else []
+
+
+def _other_class(model: ModelConfig, values: dict[str, Any], folder: Path) -> Problem:
+    """The refusal of a class that is for models of another type than the weights are of."""
+    why = f"is a class for models of the type {model.spec.model_type}, and the weights in {folder} are of the type "
+    classes = [f"transformers.{name}" for name in values.get("architectures") or []]
+    fix = f"name a class for {values.get('model_type')}" + (f", such as {classes[0]}" if classes else "")
+    return Problem("model.architecture", f"{why}{values.get('model_type')}", fix, model.architecture)
 
 
 def _check_files(model: ModelConfig, path: Path) -> list[Problem]:

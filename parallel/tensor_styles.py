@@ -1,5 +1,5 @@
-"""Turn single modules into their tensor-parallel form: column-parallel and row-parallel layers, split embeddings and
-heads, and modules such as norms that every rank keeps whole.
+"""Turn single modules into their tensor-parallel form: column-parallel and row-parallel linear layers, token embeddings
+and output layers that are split by vocabulary, and modules such as norms that every rank keeps whole.
 
 Parameters are DTensors on the tensor axis, so FSDP2, optimizers and checkpoints know each rank's shard. The computation
 runs on local tensors, because DTensor operations would take longer than small matrix products. Activations are DTensors

@@ -1,6 +1,6 @@
-"""Tests that commands in the README and in help texts use only commands, options and recipe keys that exist, that docs
-and messages name only existing commands, and ``trireme doctor`` only existing pip extras. The README must show ten
-commands first, and thirty in all.
+"""Tests that everything users are told to type exists: commands, options and recipe keys in the README and in help
+texts, names of commands in docs and messages, and the pip extras that ``trireme doctor`` offers. The README must show
+ten commands first, and thirty in all.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Tests of the variables that a process gets before it imports torch: how long threads of OpenMP wait for work."""
+"""Tests of the environment variables that are set before torch is imported, so that idle threads of OpenMP soon sleep.
+A value that the user has set is kept.
+"""
 
 from __future__ import annotations
 

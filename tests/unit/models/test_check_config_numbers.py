@@ -156,6 +156,14 @@ def test_kernels_that_cannot_be_used_are_refused(monkeypatch: pytest.MonkeyPatch
     assert problem.field == "model.config.attention_dropout" and "drops nothing" in problem.why
 
 
+def test_kernels_that_a_class_does_not_offer_are_refused() -> None:
+    gemma = ModelConfig("auto", {"model_type": "gemma2"}, attention="sdpa")
+    (problem,) = check_kernel(gemma, "fp32")
+    assert "not offered by transformers for models of the type gemma2" in problem.why
+    with pytest.raises(UserError, match=r"model\.attention = 'sdpa'\n.*does not go with the model: Gemma2"):
+        build_on_meta(gemma, "causal_lm", Vocabulary(1))
+
+
 def test_families_that_overflow_in_fp16_are_told() -> None:
     (note,) = model_notes(ModelConfig("persimmon"), "fp16")
     assert "Persimmon gives NaN" in note and "bf16" in note

@@ -253,6 +253,9 @@ def test_the_family_follows_from_the_weights(folder: Path) -> None:
     assert ModelConfig(weights=str(folder)).family == "llama"
     assert ModelConfig(weights=str(folder / "model.safetensors")).family == "llama"
     problem = _refused(folder, "are of the family llama", "model.family=llama, or leave it out", family="gpt2")
+    other = {"family": "auto", "architecture": "transformers.GPT2LMHeadModel"}
+    words = ("a class for models of the type gpt2, and the weights in", "are of the type llama")
+    assert _refused(folder, *words, **other).field == "model.architecture"
     assert problem.field == "model.family"
 
 

@@ -1,1 +1,3 @@
-"""Show what a recipe trains on (``trireme data``), in a terminal or as an HTML page."""
+"""Prepare what ``trireme data`` and the reports of runs show of a recipe's data: statistics of data sets, and samples
+in a form that can be displayed.
+"""
