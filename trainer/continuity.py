@@ -112,17 +112,18 @@ def _other_documents(saved: dict[str, Any], now: dict[str, Any], checkpoint: Pat
         changed = f"{_mixture(saved)} then, {_mixture(now)} now"
         why = f"mixes other sources or weights than when {checkpoint.name} was written ({changed})"
         return Problem("data.sources", why, _fix(checkpoint))
-    if saved["documents"] == now["documents"]:
+    same_media = saved.get("media") in (None, now.get("media"))
+    if saved["documents"] == now["documents"] and same_media:
         return None
     counts = [
         " and ".join(f"{n} {what}" for what, n in (prints.get("counts") or {}).items()) for prints in (saved, now)
     ]
     numbers = f" ({counts[0]} then, {counts[1]} now)" if all(counts) and counts[0] != counts[1] else ""
-    return Problem(
-        "data.sources" if "mixture" in now else "data.source",
-        f"gives other documents than when {checkpoint.name} was written{numbers}",
-        _fix(checkpoint),
-    )
+    key = "data.sources" if "mixture" in now else "data.source"
+    if saved["documents"] == now["documents"]:
+        why = f"names files of images or audio clips that have changed since {checkpoint.name} was written"
+        return Problem(key, why, _fix(checkpoint))
+    return Problem(key, f"gives other documents than when {checkpoint.name} was written{numbers}", _fix(checkpoint))
 
 
 def _mixture(prints: dict[str, Any]) -> str:
@@ -133,6 +134,7 @@ def _mixture(prints: dict[str, Any]) -> str:
 def _other_tokens(saved: dict[str, Any], now: dict[str, Any], checkpoint: Path) -> Problem | None:
     """The problem if the same documents and tokenizer give other tokens, since library versions have changed."""
     same = all(saved.get(name) == now.get(name) for name in ("documents", "tokenizer"))
+    same &= saved.get("media") in (None, now.get("media"))
     if not same or saved.get("tokens") in (None, now.get("tokens")):
         return None
     versions = [saved.get("versions", {}), now["versions"]]

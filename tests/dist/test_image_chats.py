@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,29 @@ def test_a_trained_model_names_the_colour_of_an_image(folder: Path, capsys: pyte
     (folder / "asked.json").write_text(json.dumps([{"role": "user", "content": parts}]))
     assert main(["generate", exported, "--chat", str(folder / "asked.json"), "--temperature", "0"]) == 0
     assert capsys.readouterr().out.strip() == "blue"
+
+
+def test_a_resume_refuses_changed_images(folder: Path, tmp_path: Path) -> None:
+    """A copy of chats with relative paths, elsewhere, is no change; another image behind a path is one."""
+    lines_ = (folder / "chats.jsonl").read_text().replace(f"{folder}/", "")
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "chats.jsonl").write_text(lines_)
+        for image in folder.glob("*.png"):
+            shutil.copy2(image, tmp_path / name)
+
+    def run(place: str, run: str, *more: str) -> str:
+        paths = (f"data.source.paths=[{tmp_path}/{place}/chats.jsonl]", f"data.cache_dir={tmp_path}/cache")
+        return _train(folder, "LlavaForConditionalGeneration", f"{tmp_path}/{run}", *paths, *more)
+
+    assert run("here", "run", "trainer.stop_at=1") == run("there", "run", "trainer.stop_at=2") == ""
+    for image in (tmp_path / "there").glob("?.png"):
+        shutil.copy(folder / "40.png", image)
+    said = run("there", "run", "trainer.stop_at=3")
+    assert "data.source" in said and "files of images or audio clips that have changed since step_00000002" in said
+    assert run("here", "other", "trainer.stop_at=1") == run("there", "another", "trainer.stop_at=1") == ""
+    losses = [lines(tmp_path / name)[0] for name in ("run", "other", "another")]
+    assert losses[0]["loss"] == losses[1]["loss"] != losses[2]["loss"]
 
 
 @pytest.mark.parametrize(

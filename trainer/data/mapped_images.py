@@ -21,6 +21,7 @@ class MappedImages(Samples):
     """An image and its map. Classes have the names in ``data.labels``, else their numbers."""
 
     columns: ClassVar[dict[str, bool]] = {"image": True, "map": True}
+    media_columns: ClassVar[tuple[str, ...]] = ("image", "map")
     unit = "images"
     made_of: ClassVar[dict[str, str]] = {"pixel_values": "image", "labels": "map"}
     most_measured: ClassVar[int] = 2_000

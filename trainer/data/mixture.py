@@ -129,8 +129,8 @@ class Mixture(Corpus):
     def prints(self) -> dict[str, Any]:
         prints = {name: part.prints() for name, part in zip(self.names, self.parts, strict=True)}
         alike = next(iter(prints.values()))
-        own = [what for what in ("documents", "tokens") if what in alike]
-        joined = {what: hash_json([[name, each[what]] for name, each in prints.items()]) for what in own}
+        own = [what for what in ("documents", "tokens", "media") if any(what in each for each in prints.values())]
+        joined = {what: hash_json([[name, each.get(what)] for name, each in prints.items()]) for what in own}
         counts = [each.get("counts", {}) for each in prints.values()]
         added = {"counts": {what: sum(each[what] for each in counts) for what in counts[0]}} if counts[0] else {}
         return {**alike, **joined, **added, "mixture": self.shares}

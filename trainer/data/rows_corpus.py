@@ -15,6 +15,7 @@ from ..component import Component
 from ..component_errors import component_errors
 from ..settings import TrainerConfig
 from .base_collator import Sample, is_ours
+from .cache import cache_root
 from .content_stamp import hash_json
 from .corpus import CorpusByIndex
 from .data_config import HELD_OUT, TRAIN, DataConfig
@@ -49,6 +50,7 @@ class RowSamples(Dataset[Sample]):
         made = samples.made(rows, name, key)
         self.rows, self.samples, self.key = made.rows, samples, key
         self.notes, self.lengths, self.digest = made.notes, made.lengths, made.digest
+        self.files = samples.media_files(rows) if made.files is None else made.files
         self.beside: dict[str, np.ndarray] = {}
         """Further values of each sample by name, such as log-probabilities under a reference; set before it is read."""
         self._checked = is_ours(samples)
@@ -101,9 +103,10 @@ class RowsCorpus(CorpusByIndex):
         self.rows, self.held_out = (RowSamples(part, samples, key, name) for part, name in parts)
         # Only rows to train on share a row of tokens: evaluations and predictions are of single samples.
         self.train: Any = self.rows
+        print_ = hash_json([rows.print, self.rows.files.times]) if self.rows.files.times else rows.print
         if config.packing == "bins":
             own = samples.packed(self.rows, seed, config.shuffle)
-            self.train = packed_samples(config, seed, self.rows, rows.print) if own is None else own
+            self.train = packed_samples(config, seed, self.rows, print_) if own is None else own
             self._say_packed(self.train)
         self.stats.train_blocks, self.stats.held_out_blocks = len(self.train), len(self.held_out)
         self._sets = {HELD_OUT: self.held_out}
@@ -113,7 +116,7 @@ class RowsCorpus(CorpusByIndex):
             batch, raw = settings.global_batch_size, self.rows.rows
             self.order = OwnOrder(config.order, len(self.train), seed, batch, raw, config.separates)
         if config.group_by_length:
-            lengths = measured_samples(config, self.rows, rows.print)
+            lengths = measured_samples(config, self.rows, print_)
             self.order = LengthOrder(lengths, seed, config.shuffle, settings.global_batch_size)
         self.unit, self.length = samples.unit, samples.length
         for line in (self.stats.left_out(), *self.stats.unread_columns):
@@ -134,6 +137,9 @@ class RowsCorpus(CorpusByIndex):
         content = {"documents": self.stats.documents_digest, **({"labels": labels} if labels else {})}
         if self.rows.digest is not None:
             content["tokens"] = hash_json([self.rows.digest, self.held_out.digest])
+        cache = cache_root(self.config.cache_dir)
+        if any(media := [part.files.content(cache) for part in (self.rows, self.held_out)]):
+            content["media"] = hash_json(media)
         return {**super().prints(), **content}
 
     def eval_set(self, name: str) -> RowSamples:

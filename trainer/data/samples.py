@@ -19,6 +19,7 @@ from ...errors import Problem, UserError
 from ...models.facts import Facts
 from .base_collator import Sample
 from .data_config import DataConfig
+from .media_files import MediaFiles, paths_in
 from .report.sample_views import sample_views
 from .report.set_facts import LABEL
 from .report.views import Collated
@@ -41,6 +42,8 @@ class MadeRows:
     """Length of the sample of each row, in ``unit`` (int64); None if it is not known."""
     digest: str | None = None
     """Digest of what was made, which a resume compares; None if samples follow from rows and recipe."""
+    files: MediaFiles | None = None
+    """The files of images and audio clips, if they had to be found; None leaves this to ``Samples.media_files``."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ class Samples(ABC):
     """Inputs and targets -> the columns that they are made of, for ``views``."""
     label_column: ClassVar[str] = LABEL
     """Column whose labels ``trireme data`` counts."""
+    media_columns: ClassVar[tuple[str, ...]] = ("image", "audio")
+    """Columns of images and audio clips, which may be paths of files."""
     most_measured: ClassVar[int] = 10_000
     """Rows that ``trireme data`` measures of a larger set."""
     processor: Any = None
@@ -108,6 +113,10 @@ class Samples(ABC):
             UserError: the rows are not usable.
         """
         return MadeRows(rows)
+
+    def media_files(self, rows: Dataset) -> MediaFiles:
+        """The files that rows name in place of images and audio clips."""
+        return MediaFiles(paths_in(rows, self.media_columns))
 
     def packed(self, rows: Any, seed: int, shuffle: bool) -> Binned | None:
         """Bins of the samples, where they are not packed as other tokens are (``packed_rows.Binned``).

@@ -10,6 +10,7 @@ from ....errors import Problem, UserError
 from ....models.facts import Facts
 from ..base_collator import Sample
 from ..document_source import SOURCE
+from ..media_files import MediaFiles
 from ..processors import FIELD, loaded, processor_folder
 from ..samples import Given, MadeRows
 from .chat_config import KEY, ChatConfig
@@ -78,7 +79,10 @@ class MultimodalChats(Chats):
             return made
         raw = rows.select(made.rows[PLACE])
         joined = concatenate_datasets([made.rows.remove_columns(PLACE), raw], axis=1)
-        return MadeRows(joined, made.notes, made.lengths, made.digest)
+        return MadeRows(joined, made.notes, made.lengths, made.digest, made.files)
+
+    def media_files(self, rows: Dataset) -> MediaFiles:
+        return MediaFiles(path for row in rows for path in self.encoder.files(row))  # type: ignore[arg-type]
 
     def sample(self, row: dict[str, Any]) -> Sample:
         found = super().sample(row)

@@ -75,12 +75,19 @@ class MediaEncoder(ChatEncoder):
         Raises:
             ValueError: the row lacks a kind of ``media``, or an item cannot be read.
         """
-        messages = conversation_of(row, self.config.system, self.tools, roles=self.config.role_names).messages
-        stored = {kind: media_of(messages, row, kind, self.config.media_folder) for kind in self.media}
+        stored = self._stored(row)
         for kind, items in stored.items():
             if not items:
                 raise ValueError(f"it has no {kind.one}, and every row needs one")
         return {kind: [opened(self.processor, kind, item) for item in items] for kind, items in stored.items()}
+
+    def files(self, row: Mapping[str, Any]) -> list[str]:
+        """The files of a row's images and audio clips; none of a row that is not usable."""
+        try:
+            stored = self._stored(row)
+        except ValueError:  # refused, or left out, when it is encoded
+            return []
+        return [item for items in stored.values() for item in items if isinstance(item, str)]
 
     def arrays(self, media: Media, ids: np.ndarray) -> dict[str, np.ndarray]:
         """The arrays that the processor makes of images and clips, beside the tokens.
@@ -94,6 +101,10 @@ class MediaEncoder(ChatEncoder):
         for name in set(BESIDE) & set(made):
             found[name] = np.asarray(self.processor.create_mm_token_type_ids([ids.tolist()])[0], np.int64)
         return found
+
+    def _stored(self, row: Mapping[str, Any]) -> dict[Kind, list[Any]]:
+        messages = conversation_of(row, self.config.system, self.tools, roles=self.config.role_names).messages
+        return {kind: media_of(messages, row, kind, self.config.media_folder) for kind in self.media}
 
     def _expanded(self, encoded: EncodedChat, places: Mapping[int, Kind], media: Media) -> tuple[EncodedChat, int]:
         """Replace the placeholder at each of ``places`` by the tokens of its image or clip.

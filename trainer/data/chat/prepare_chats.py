@@ -57,7 +57,9 @@ def made_chats(chats: Chats, rows: Dataset, name: str, key: str) -> MadeRows:
     if not len(rows):
         return MadeRows(rows)
     options = {option: value for option, value in asdict(chats.chat).items() if option not in LATER}
+    files = chats.media_files(rows)
     content = [VERSION, digest([row_hashes(rows)]), options, chats.encoder.tools, chats.encoder.made_by]
+    content += [files.times] if files.times else []
     folder = chats.cache / f"chats-{hash_json([*content, chats.encoder.template.tokenizer.chat_template])[:24]}"
     with built_once(folder) as scratch:
         if scratch:
@@ -71,7 +73,7 @@ def made_chats(chats: Chats, rows: Dataset, name: str, key: str) -> MadeRows:
     if chats.encoder.media:  # images and audio clips stay in the rows
         columns = columns.add_column(PLACE, kept)
     lengths = np.minimum(_numbers(encoded)["length"][kept], chats.block_size)
-    return MadeRows(columns, tuple(notes), lengths, (folder / DIGEST).read_text())
+    return MadeRows(columns, tuple(notes), lengths, (folder / DIGEST).read_text(), files)
 
 
 def _encoded(chats: Chats, rows: Dataset) -> Dataset:
