@@ -57,7 +57,7 @@ class MediaProcessor:
         """
         kind = _class_of(Path(folder))
         parts = [*kind.get_attributes()] if kind is not None else []
-        if VIDEO_PART not in parts or not {*parts} <= {VIDEO_PART, *PARTS}:
+        if kind is None or VIDEO_PART not in parts or not {*parts} <= {VIDEO_PART, *PARTS}:
             own = {} if kind is None else {"backend": "pil"}
             return AutoProcessor.from_pretrained(str(folder), **own, **options)
         settings, _ = kind.get_processor_dict(str(folder), **options)
@@ -70,7 +70,7 @@ class MediaProcessor:
         return constructed(kind, given | {name: settings[name] for name in taken})
 
 
-def constructed(kind: type, arguments: Mapping[str, Any]) -> Any:
+def constructed(kind: Any, arguments: Mapping[str, Any]) -> Any:
     """A processor of class ``kind``, made without the check of the classes of its parts: transformers finds the class
     of a part for videos only if torchvision is installed."""
     processor = kind.__new__(kind)
