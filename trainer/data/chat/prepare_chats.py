@@ -172,16 +172,25 @@ def _kept(chats: Chats, encoded: Dataset, rows: Dataset, name: str, key: str) ->
     notes += [f"{times} rows: {note}" for note, times in counted_notes(encoded, kept).items()]
     stopped = kept & (numbers["stop"] >= 0) & (numbers["stop"] < most)
     if name == TRAIN:
-        _refuse_nothing(chats, kept, stopped, key)
+        nearest = int(numbers["first"][behind].min()) + 1 if behind.any() else 0
+        causes = {
+            "not usable": wrong,
+            f"dropped with more than data.block_size={most} tokens": long & ~kept & ~silent & ~behind,
+            f"whose first label is behind data.block_size={most} tokens (token {nearest} or later)": behind,
+            "without any label": silent,
+        }
+        _refuse_nothing(chats, kept, stopped, key, {cause: int(rows.sum()) for cause, rows in causes.items()})
     endless = int((kept & ~stopped).sum())
     if endless and chat.loss != "all":
         notes.append(f"{endless} of {int(kept.sum())} rows hold no label on a token that ends a turn")
     return np.flatnonzero(kept), notes
 
 
-def _refuse_nothing(chats: Chats, kept: np.ndarray, stopped: np.ndarray, key: str) -> None:
+def _refuse_nothing(chats: Chats, kept: np.ndarray, stopped: np.ndarray, key: str, causes: Mapping[str, int]) -> None:
     if not kept.any():
-        raise UserError(Problem(key, "gives no row with a label", f"see {KEY}.loss, data.block_size and the rows"))
+        told = ", ".join(f"{count} {cause}" for cause, count in causes.items() if count)
+        fix = f"set a larger data.block_size, or another {KEY}.loss, or correct the rows"
+        raise UserError(Problem(key, f"gives no row with a label; of {len(kept)} rows: {told}", fix))
     if not stopped.any() and chats.chat.loss != "all":
         raise UserError(no_stop(chats.block_size))
 

@@ -138,8 +138,20 @@ def test_rows_without_labels_are_left_out(opened: Opened) -> None:
     corpus = opened([*ROWS, *silent])
     notes = [*corpus.train.notes, *corpus.held_out.notes]
     assert sum(int(note.split()[2]) for note in notes if "without a label" in note) == 20
-    with pytest.raises(UserError, match="gives no row with a label"):
+    with pytest.raises(UserError, match=r"gives no row with a label; of (\d+) rows: \1 without any label\n"):
         opened(silent)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"too_long": "drop"}, r"of (\d+) rows: \1 dropped with more than data.block_size=10 tokens"),
+        ({}, r"of (\d+) rows: \1 whose first label is behind data.block_size=10 tokens \(token \d\d or later\)"),
+    ],
+)
+def test_rows_that_are_all_too_long_are_counted(opened: Opened, options: dict[str, Any], why: str) -> None:
+    with pytest.raises(UserError, match=f"gives no row with a label; {why}"):
+        opened(ROWS, 10, **options)
 
 
 def test_unusable_rows_end_the_run_or_are_left_out(opened: Opened) -> None:
