@@ -17,12 +17,17 @@ from ..models.heads import WRITERS
 from ..models.model_config import ModelConfig, weights_folder
 from ..models.vocabulary import too_few_embeddings
 from ..trainer.component import Component, locate
+from ..trainer.data.chat.media import IMAGE, KINDS, Kind
 from ..trainer.data.check_data import heads_of_chats
 from ..trainer.data.check_tokenizer import check_tokenizer
 from ..trainer.data.data_config import DataConfig
+from ..trainer.data.processor_folder import check_media_processor
 from ..trainer.data.text_config import USUAL_COLLATOR as USUAL
 from ..trainer.settings import TrainerConfig
 from ..trainer.tasks.task import head_of, learns_from_rows, reads_texts, takes_chats
+
+MEDIA: dict[str, tuple[Kind, ...]] = {"image_text_to_text": (IMAGE,), "multimodal_lm": KINDS}
+"""Head of a task of chats -> the kinds of media that its messages may hold."""
 
 
 def check_model_with_data(model: ModelConfig, data: DataConfig, task: Component) -> list[Problem]:
@@ -63,10 +68,14 @@ def _check_tokenizer(data: DataConfig, model: ModelConfig) -> list[Problem]:
 
 def check_conversations(model: ModelConfig, data: DataConfig, task: Component) -> list[Problem]:
     """Problems of conversations: a task that cannot learn them, an unusable template, more tokens than embeddings."""
+    if takes_chats(task) and head_of(task) in MEDIA:
+        beside = weights_folder(model) if model.weights is not None else None
+        template = data.chat.template if data.chat is not None else None
+        if data.loader is not None:
+            return []
+        return check_media_processor(data.processor, beside, MEDIA[head_of(task)], template)
     if data.chat is None:
         return []
-    if takes_chats(task) and head_of(task) in ("image_text_to_text", "multimodal_lm"):
-        return []  # its processor is only opened with the data
     if head_of(task) != "causal_lm" or (learns_from_rows(task) and not takes_chats(task)):
         why = "makes samples from conversations, but this task does not learn to write text"
         return [Problem("data.chat", why, "set task=causal_lm, or leave data.chat out")]

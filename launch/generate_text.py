@@ -225,7 +225,7 @@ def _processor(folder: Path, config: Any) -> tuple[Any, Any]:
 
     from ..trainer.data.chat.media_encoder import kinds_of
     from ..trainer.data.media_processor import MediaProcessor
-    from ..trainer.data.processors import FILES
+    from ..trainer.data.processor_folder import FILES
 
     tables = {
         "AutoModelForMultimodalLM": modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,

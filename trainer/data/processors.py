@@ -11,13 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import Problem, UserError
-from ...models.hub import local_path
+from .processor_folder import FIELD, found_folder
 from .samples import Given
 
 log = logging.getLogger("trireme.data")
-FILES = ("preprocessor_config.json", "processor_config.json")
-"""Files of which a folder with a processor holds at least one."""
-FIELD = "data.processor"
 FIXED = ("nb_max_frames", "nb_max_samples", "max_length")
 """Attributes of feature extractors that bring every audio clip to one length, by padding with silence."""
 BINS = ("num_mel_bins", "input_feat_per_channel")
@@ -65,19 +62,10 @@ def processor_folder(given: Given, made: bool = True) -> Path | None:
     Raises:
         UserError: the recipe names a folder without a processor.
     """
-    named = given.config.processor
-    folder = local_path(named, field=FIELD) if named else given.weights
-    if folder is None:
-        return None
-    if any((folder / file).is_file() for file in FILES):
-        return folder
-    if named:
-        why = f"the folder has no {' and no '.join(FILES)}"
-        fix = "name a folder or hub id with one" + (", or null to make one" if made else "")
-        raise UserError(Problem(FIELD, why, fix, named))
-    if made:
+    folder = found_folder(given.config.processor, given.weights, made)
+    if made and folder is None and given.weights is not None:
         log.info("the weights have no processor beside them: one is made for the model's configuration")
-    return None
+    return folder
 
 
 MADE = "name another folder, or null to make a processor"

@@ -99,6 +99,27 @@ def media_of(
     return found
 
 
+def media_of_kinds(
+    messages: Sequence[Mapping[str, Any]], row: Mapping[str, Any], kinds: Sequence[Kind], folder: str | None = None
+) -> dict[Kind, list[Any]]:
+    """The items of each of several kinds, as ``media_of`` gives them.
+
+    Raises:
+        ValueError: as in ``media_of``, or the row has no item of a kind.
+    """
+    found = {kind: media_of(messages, row, kind, folder) for kind in kinds}
+    for kind, items in found.items():
+        if not items:
+            raise ValueError(f"it has no {kind.one}, and every row needs one")
+    return found
+
+
+def kinds_in(messages: Sequence[Mapping[str, Any]], kinds: Sequence[Kind]) -> list[Kind]:
+    """Those of ``kinds`` of which messages have parts."""
+    contents = [each["content"] for each in messages if isinstance(each.get("content"), list)]
+    return [kind for kind in kinds if any(kind_of(part) is kind for each in contents for part in each)]
+
+
 def items_of_column(row: Mapping[str, Any], kind: Kind) -> list[Any]:
     """What the column of a kind of media holds: none, one item, or several, perhaps as the JSON text of a list."""
     given = row.get(kind.column)

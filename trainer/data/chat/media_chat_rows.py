@@ -11,20 +11,18 @@ from ....models.facts import Facts
 from ..base_collator import Sample
 from ..document_source import SOURCE
 from ..media_files import MediaFiles
-from ..processors import FIELD, loaded, processor_folder
+from ..processor_folder import FIELD, NEEDED, no_processor, no_template
+from ..processors import loaded, processor_folder
 from ..samples import Given, MadeRows
-from .chat_config import KEY, ChatConfig
+from .chat_config import ChatConfig
 from .chat_rows import Chats
 from .chat_tokenizer import chat_vocabulary, prepared_tokenizer
 from .conversation import WITH_IMAGES, WITH_MEDIA, columns_problem, conversation_of
-from .media import IMAGE, KINDS, Kind, kind_of, named
+from .media import IMAGE, KINDS, Kind, kinds_in, named
 from .media_encoder import MediaEncoder, kinds_of, token_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-
-NEEDED = "name a folder or a hub id with the processor of the model"
 
 
 class MultimodalChats(Chats):
@@ -46,7 +44,7 @@ class MultimodalChats(Chats):
         tokenizer.chat_template = tokenizer.chat_template or getattr(self.processor, "chat_template", None)
         able = [kind for kind in self.kinds if kind in kinds_of(self.processor)]
         if tokenizer.chat_template is None and self.chat.template is None:
-            raise UserError(_no_template(self.processor, able))
+            raise UserError(no_template({kind: token_of(self.processor, kind) for kind in able}))
         self.processor.tokenizer = tokenizer = prepared_tokenizer(tokenizer, self.chat)
         self.processor.chat_template = tokenizer.chat_template
         self.length = self.block_size = given.config.block_size
@@ -64,8 +62,7 @@ class MultimodalChats(Chats):
         for row in rows:
             with suppress(ValueError):  # the row is refused later, as is one with another kind
                 messages = conversation_of(row, roles=self.chat.role_names).messages  # type: ignore[arg-type]
-                contents = [each["content"] for each in messages if isinstance(each.get("content"), list)]
-                if found := [kind for kind in able if any(kind_of(part) is kind for each in contents for part in each)]:
+                if found := kinds_in(messages, able):
                     return found
         return able[:1]
 
@@ -99,13 +96,6 @@ class ImageChats(MultimodalChats):
     kinds = (IMAGE,)
 
 
-def _no_template(processor: Any, kinds: Sequence[Kind]) -> Problem:
-    tokens = " and ".join(f"each {kind.one} as {token_of(processor, kind)}" for kind in kinds)
-    why = f"is needed: the processor has no chat template, and ChatML, the usual one, shows no {named(kinds, 'or')}"
-    fix = f"write a template that shows {tokens}, or name a processor with a chat_template.jinja ({FIELD})"
-    return Problem(f"{KEY}.template", why, fix)
-
-
 def _processor(given: Given, kinds: Sequence[Kind]) -> Any:
     """The processor of texts and media that the recipe names, or that of the weights.
 
@@ -116,8 +106,7 @@ def _processor(given: Given, kinds: Sequence[Kind]) -> Any:
 
     folder = processor_folder(given, made=False)
     if folder is None:
-        why = f"is needed: only a processor of the model says which tokens {named(kinds, 'or')} stand for"
-        raise UserError(Problem(FIELD, why, NEEDED))
+        raise UserError(no_processor(kinds))
     processor = loaded(MediaProcessor, folder, FIELD, f"{NEEDED}, whole and as the model's authors published it")
     if not set(kinds) & set(kinds_of(processor)):
         tokens = ", ".join(f"{kind.name}_token" for kind in kinds)

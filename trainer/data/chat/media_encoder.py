@@ -22,7 +22,7 @@ from ..image_rows import opened_image
 from .chat_config import ChatConfig
 from .chat_encoder import ChatEncoder, EncodedChat
 from .conversation import conversation_of
-from .media import AUDIO, IMAGE, KINDS, Kind, media_of, named
+from .media import AUDIO, IMAGE, KINDS, Kind, media_of_kinds, named
 
 RGB = 3
 REFUSED = (ValueError, TypeError, IndexError, RuntimeError)
@@ -76,9 +76,6 @@ class MediaEncoder(ChatEncoder):
             ValueError: the row lacks a kind of ``media``, or an item cannot be read.
         """
         stored = self._stored(row)
-        for kind, items in stored.items():
-            if not items:
-                raise ValueError(f"it has no {kind.one}, and every row needs one")
         return {kind: [opened(self.processor, kind, item) for item in items] for kind, items in stored.items()}
 
     def files(self, row: Mapping[str, Any]) -> list[str]:
@@ -104,7 +101,7 @@ class MediaEncoder(ChatEncoder):
 
     def _stored(self, row: Mapping[str, Any]) -> dict[Kind, list[Any]]:
         messages = conversation_of(row, self.config.system, self.tools, roles=self.config.role_names).messages
-        return {kind: media_of(messages, row, kind, self.config.media_folder) for kind in self.media}
+        return media_of_kinds(messages, row, self.media, self.config.media_folder)
 
     def _expanded(self, encoded: EncodedChat, places: Mapping[int, Kind], media: Media) -> tuple[EncodedChat, int]:
         """Replace the placeholder at each of ``places`` by the tokens of its image or clip.
