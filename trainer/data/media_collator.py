@@ -52,8 +52,11 @@ class MediaCollator(Collator):
                 continue
             if name in FRAMES and all(any(mask in sample for mask in FRAMES[1:]) for sample in samples):
                 arrays = with_silence(arrays)
-            if any(array.shape != arrays[0].shape for array in arrays):
-                why = f"has images or audio clips of different numbers or sizes in one batch ({name})"
+            if other := [number for number, array in enumerate(arrays) if array.shape != arrays[0].shape]:
+                rows = " and ".join(str(samples[number]["index"] + 1) for number in (0, other[0]))
+                shapes = " and ".join(str(list(arrays[number].shape)) for number in (0, other[0]))
+                why = "has images or audio clips of different numbers or sizes in one batch: "
+                why += f"{name} of the rows {rows} of their set (without repeated rows) have the shapes {shapes}"
                 fix = "give every conversation equally many, and a processor that makes one size of them, or set "
                 raise UserError(Problem("data.source", why, fix + "trainer.micro_batch_size=1"))
             inputs[name] = torch.from_numpy(np.concatenate(arrays))
