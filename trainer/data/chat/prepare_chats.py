@@ -7,8 +7,9 @@ options on which the tokens depend.
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,8 @@ NUMBERS = ("length", "learnt", "first", "stop")
 """Numbers of a row: tokens; labels; place of the first label, and of the first stop token that is learnt (or -1)."""
 PLACE = "place"
 """Column with the number of the row from which a sample was made."""
+VALUES = re.compile(r"(?<=there is no file ).*|'[^']*'|\S*/\S*|\d+(\.\d+)?")
+"""Paths, quoted values and numbers in reasons why rows are not usable."""
 LATER = ("unusable", "too_long", "media_folder")
 """Options on which tokens do not depend: they apply to encoded rows, or tell where files are."""
 
@@ -143,10 +146,11 @@ def _kept(chats: Chats, encoded: Dataset, rows: Dataset, name: str, key: str) ->
     numbers, reasons = _numbers(encoded), np.array(encoded["reason"], object)
     wrong, notes = reasons != "", []
     if wrong.any():
-        said = reasons_of(reasons, wrong)
+        said = reasons_of(reasons, wrong, name)
         if chat.unusable == "refuse":
             place = int(np.flatnonzero(wrong)[0])
-            why = f"{int(wrong.sum())} of {count} {name} rows are not usable: {said}; row {place + 1} is "
+            why = f"{int(wrong.sum())} of {count} {name} rows are not usable: {said}; "
+            why += f"row {place + 1} of the {name} rows is "
             fix = f"correct them, or leave them out: {KEY}.unusable=leave_out"
             raise UserError(Problem(key, why + short_row(rows[place]), fix))
         notes.append(f"left out {int(wrong.sum())} of {count} rows that are not usable: {said}")
@@ -203,13 +207,28 @@ def no_stop(block_size: int) -> Problem:
     return Problem(KEY, why, fix)
 
 
-def reasons_of(reasons: np.ndarray, wrong: np.ndarray, most: int = 3) -> str:
-    """The most frequent reasons, how often each occurs, and its first row."""
+def reasons_of(
+    reasons: np.ndarray, wrong: np.ndarray, name: str, rows: Sequence[int] | None = None, most: int = 3
+) -> str:
+    """The most frequent reasons, how often each occurs, and its first row. Reasons that differ in paths, quoted values
+    or numbers only are one, of which the first is shown.
+
+    Args:
+        name: of the set, whose rows are counted without repeated ones.
+        rows: number of the row of each reason; None if there is one for each row.
+    """
     first: dict[str, int] = {}
+    kinds = np.array([VALUES.sub("", reason) for reason in reasons], object)
     for place in np.flatnonzero(wrong):
-        first.setdefault(reasons[place], int(place))
-    counts = Counter(reasons[wrong]).most_common()
-    parts = [f"{times} since {reason} (the first is row {first[reason] + 1})" for reason, times in counts[:most]]
+        first.setdefault(kinds[place], int(place))
+    counts = Counter(kinds[wrong]).most_common()
+    parts = []
+    for kind, times in counts[:most]:
+        alike = len({*reasons[wrong & (kinds == kind)]})
+        others = " or the like" if alike > 1 else ""
+        place = first[kind] if rows is None else rows[first[kind]]
+        row = f"row {place + 1} of the {name} rows"
+        parts.append(f"{times} since {reasons[first[kind]]}{others} (the first is {row})")
     return "; ".join(parts) + (f"; and {len(counts) - most} other reasons" if len(counts) > most else "")
 
 

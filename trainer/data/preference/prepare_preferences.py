@@ -128,10 +128,11 @@ def _usable(samples: Pairs, encoded: Any, rows: Dataset, name: str, key: str) ->
     wrong = (reasons != "") & ~same
     notes = [f"left out {int(same.sum())} of {count} rows, since {SAME}"] if same.any() else []
     if wrong.any():
-        said = reasons_of(reasons, wrong)
+        said = reasons_of(reasons, wrong, name, encoded["row"])
         if samples.unusable == "refuse":
             row = int(encoded["row"][int(np.flatnonzero(wrong)[0])])
-            why = f"{int(wrong.sum())} of {count} {name} rows are not usable: {said}; row {row + 1} is "
+            why = f"{int(wrong.sum())} of {count} {name} rows are not usable: {said}; "
+            why += f"row {row + 1} of the {name} rows is "
             fix = f"correct them, or leave them out: {_options(samples)}unusable=leave_out"
             raise UserError(Problem(key, why + short_row(rows[row]), fix))
         notes.append(f"left out {int(wrong.sum())} of {count} rows that are not usable: {said}")

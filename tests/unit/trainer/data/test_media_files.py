@@ -15,6 +15,7 @@ from datasets import Dataset
 from helpers.media_chats import asked, qwen2_audio
 from trireme.trainer.data.chat.chat_config import ChatConfig
 from trireme.trainer.data.chat.media_chat_rows import MultimodalChats
+from trireme.trainer.data.chat.prepare_chats import reasons_of
 from trireme.trainer.data.data_config import DataConfig
 from trireme.trainer.data.media_files import MediaFiles, paths_in
 from trireme.trainer.data.open_corpus import open_corpus
@@ -130,3 +131,11 @@ def test_changed_clips_of_chats_are_encoded_again(tmp_path: Path) -> None:
     assert len(made()[0]) == 2
     sound(tmp_path / "1.wav", 8000, 1)
     assert made() == before
+
+
+def test_missing_files_are_one_reason() -> None:
+    reasons = [f"there is no file {number} a.png in /x or /y" for number in range(4)] + ["", "it has no image"]
+    said = reasons_of(np.array(reasons, object), np.array([True] * 4 + [False, True]), "train")
+    first, second = said.split("; ")
+    assert first == "4 since there is no file 0 a.png in /x or /y or the like (the first is row 1 of the train rows)"
+    assert second == "1 since it has no image (the first is row 6 of the train rows)"
