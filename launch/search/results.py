@@ -18,7 +18,8 @@ from ...trainer.checkpoint.layout import RECIPE
 from ...trainer.run_report.study import TRIALS as TABLE
 from ..listing import show_table
 from .run_search import brief
-from .study_store import END, FOLDER, OWN, REASON, SECONDS, START, VALUES, StudyStore
+from .study_attributes import END, FOLDER, OWN, REASON, SECONDS, START, VALUES
+from .study_store import StudyStore
 from .trial_process import INTERRUPTED
 
 if TYPE_CHECKING:

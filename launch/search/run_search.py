@@ -24,7 +24,8 @@ from .memory_kills import memory_kills
 from .objective import metrics_of
 from .prepared import Prepared
 from .shares import Share, shares
-from .study_store import END, FOLDER, REASON, SECONDS, Claim, StudyStore, TrialState
+from .study_attributes import END, FOLDER, REASON, SECONDS
+from .study_store import Claim, StudyStore, TrialState
 from .trial_process import DIVERGED, DONE, FAILED, INTERRUPTED, KILLED, MEMORY, OUTPUT, PRUNED, REFUSED, SAVED
 from .trial_socket import TrialSocket
 from .trial_starter import Started, TrialStarter

@@ -26,23 +26,12 @@ from ...trainer.run_report.study import trial_folders
 from .file_locks import lock_file
 from .samplers import EXHAUSTED, build_sampler
 from .storages import open_storage
+from .study_attributes import IDENTITY, OWN, QUEUED, SECONDS, START, STARTS, VALUES
 
 if TYPE_CHECKING:
     from .objective import Objective
     from .search_config import SearchConfig
 
-IDENTITY = "trireme:identity"
-"""Attribute of a study: its space and objectives, which a later start must share."""
-VALUES, STARTS, SECONDS, END, REASON, FOLDER = (
-    f"trireme:{name}" for name in ("values", "starts", "seconds", "end", "reason", "folder")
-)
-"""Attributes of a trial: values by key, starts, seconds so far, how it ended and why, its run folder."""
-QUEUED = "trireme:queued"
-"""Attribute of a study whose first trials are queued."""
-OWN = "trireme:own"
-"""Attribute of the trial with the recipe's own values."""
-START = "trireme:start"
-"""Attribute of a trial that goes on from another one's checkpoint: its path in the study's folder."""
 LOCKS = "claims"
 """Folder of the locks, in that of the study."""
 Suggest = Callable[[Trial], dict[str, Any]]

@@ -22,7 +22,7 @@ from ....parallel.usable_cores import usable_cores
 from ....trainer.component import Component, instantiate, locate
 from ..shares import VISIBLE, devices
 from ..space import Parameter, Space
-from ..study_store import OWN, START, TrialState
+from ..study_attributes import OWN, START
 from .engine import GO_ON, Engine, Values, Verdict
 from .kept_checkpoints import Start, keep_start, remove_starts
 from .ray_channel import Begun, RayChannel, RayRun
@@ -270,6 +270,8 @@ class RayTune(Engine):
     def _searcher(self, name: str, mode: str, domains: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """The searcher with its seed, first points and the results of earlier trials; and the space for Ray itself,
         which is empty if the searcher has it."""
+        from optuna.trial import TrialState  # imported here, since the keys are listed where optuna is not installed
+
         component = self.searcher or {"_target_": RANDOM}
         # With the seed alone, a search that goes on would draw the values of its first trials again.
         seed = int(np.random.SeedSequence([self.prepared.search.seed, len(self.store.trials)]).generate_state(1)[0])

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..space import Parameter, Space
-from ..study_store import TrialState
 from .engine import Engine, Values
 from .stepped_ranges import fitted, steps
 
@@ -40,6 +39,8 @@ class SigOpt(Engine):
 
     def open(self, prepared: Prepared, store: StudyStore, jobs: int) -> None:
         super().open(prepared, store, jobs)
+        from optuna.trial import TrialState  # imported here, since the keys are listed where optuna is not installed
+
         from ..run_search import say
 
         say("SigOpt's service has ended: this search runs with sigoptlite, in this process")
