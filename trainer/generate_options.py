@@ -9,7 +9,7 @@ from typing import Any
 
 from ..models.json_file import read_json
 from .data.chat.media import AUDIO, IMAGE
-from .data.processors import FILES
+from .data.processor_folder import FILES
 
 PARTS = {IMAGE: "image_processor", AUDIO: "feature_extractor"}
 """Kind of media -> the part of a processor that reads it, by which its settings are named in files."""
