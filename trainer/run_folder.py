@@ -277,6 +277,10 @@ def differences(then: Any, now: Any, path: str) -> list[str]:
 def _differing(then: Any, now: Any, path: str) -> Iterator[tuple[str, tuple[Any, Any]]]:
     """Keys whose values differ, each with both values."""
     inside = _children(now)
+    if isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
+        if any(True for old, new in zip(then, now, strict=True) for _ in _differing(old, new, "")):
+            yield path, (then, _plain(now))
+        return
     if not isinstance(then, dict) or inside is None:
         if then != (value := _plain(now)) and not same_place(then, value):
             yield path, (then, value)
@@ -312,4 +316,6 @@ def _defaults(value: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value

@@ -52,6 +52,17 @@ def test_a_check_reports_the_run_that_is_in_the_folder(tmp_path: Path, capsys: p
     assert "of another recipe (changed: optimizer.lr)" in note
 
 
+def test_lists_of_settings_are_compared_by_their_values(tmp_path: Path) -> None:
+    """A run with rules for parameters was always one of another recipe, since its rules were compared as objects."""
+    few = (*with_few_files([]), "trainer.max_steps=1")
+    rules = "+parameter_groups.rules=[{names: ['*.bias'], lr: RATE}, {names: ['*.0.*'], weight_decay: 0.5}]"
+    train(tiny_recipe(tmp_path, *few, rules.replace("RATE", "0.02")))
+    [note] = run_notes(tiny_recipe(tmp_path, *few, rules.replace("RATE", "0.02")))
+    assert "another recipe" not in note
+    [note] = run_notes(tiny_recipe(tmp_path, *few, rules.replace("RATE", "0.03")))
+    assert "of another recipe (changed: parameter_groups.rules)" in note
+
+
 def test_a_run_folder_inside_another_one_is_reported(tmp_path: Path) -> None:
     assert folder_notes(tmp_path / "sweep" / "job") == []
     for name in ("recipe.yaml", "log.txt"):
