@@ -56,7 +56,7 @@ class MediaCollator(Collator):
                 rows = " and ".join(str(samples[number]["index"] + 1) for number in (0, other[0]))
                 shapes = " and ".join(str(list(arrays[number].shape)) for number in (0, other[0]))
                 why = "has images or audio clips of different numbers or sizes in one batch: "
-                why += f"{name} of the rows {rows} of their set (without repeated rows) have the shapes {shapes}"
+                why += f"{name} of the samples {rows} of their set have the shapes {shapes}"
                 fix = "give every conversation equally many, and a processor that makes one size of them, or set "
                 raise UserError(Problem("data.source", why, fix + "trainer.micro_batch_size=1"))
             inputs[name] = torch.from_numpy(np.concatenate(arrays))

@@ -48,7 +48,7 @@ class RowSamples(Dataset[Sample]):
             name: of the set.
         """
         made = samples.made(rows, name, key)
-        self.rows, self.samples, self.key = made.rows, samples, key
+        self.rows, self.samples, self.key, self.name = made.rows, samples, key, name
         self.notes, self.lengths, self.digest = made.notes, made.lengths, made.digest
         self.files = samples.media_files(rows) if made.files is None else made.files
         self.beside: dict[str, np.ndarray] = {}
@@ -70,7 +70,8 @@ class RowSamples(Dataset[Sample]):
                 beside = {name: values[index] for name, values in self.beside.items()}
                 return {**self._made(row), **beside, "index": index}
         except NotUsable as error:
-            why = f"gives a row that is not usable: {error} ({self.samples.show(row)})"
+            place = f"sample {index + 1} of the set {self.name}"
+            why = f"gives a row that is not usable: {error} ({place}: {self.samples.show(row)})"
             raise UserError(Problem(self.key, why, "correct the row, or leave it out")) from error
 
     def _made(self, row: dict[str, Any]) -> Sample:
