@@ -187,7 +187,6 @@ def test_a_model_learns_to_name_pitches(folder: Path, capsys: pytest.CaptureFixt
     ("overrides", "words"),
     [
         (("data.block_size=8",), "its audio clips end at token"),
-        (("data.processor=null",), "only a processor of the model says"),
         (("task=image_chat",), "no images among tokens (image_token)"),
     ],
 )

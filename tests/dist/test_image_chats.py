@@ -242,12 +242,6 @@ def test_a_resume_refuses_changed_images(folder: Path, tmp_path: Path) -> None:
     assert losses[0]["loss"] == losses[1]["loss"] != losses[2]["loss"]
 
 
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        (("data.block_size=8",), "its images end at token 10, beyond data.block_size=8"),
-        (("data.processor=null",), "only a processor of the model says"),
-    ],
-)
-def test_unsupported_options_are_refused(overrides: tuple[str, ...], words: str, folder: Path) -> None:
-    assert words in _train(folder, "LlavaForConditionalGeneration", "refused", *overrides)
+def test_images_beyond_the_block_are_refused(folder: Path) -> None:
+    words = "its images end at token 10, beyond data.block_size=8"
+    assert words in _train(folder, "LlavaForConditionalGeneration", "refused", "data.block_size=8")

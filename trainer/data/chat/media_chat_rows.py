@@ -19,7 +19,7 @@ from .chat_rows import Chats
 from .chat_tokenizer import chat_vocabulary, prepared_tokenizer
 from .conversation import WITH_IMAGES, WITH_MEDIA, columns_problem, conversation_of
 from .media import IMAGE, KINDS, Kind, kinds_in, named
-from .media_encoder import MediaEncoder, kinds_of, token_of
+from .media_encoder import MediaEncoder, kinds_of, token_id, token_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -50,6 +50,7 @@ class MultimodalChats(Chats):
         self.length = self.block_size = given.config.block_size
         self.cache, self.processes = given.cache, given.config.num_proc
         used = self.used(given.rows, able)
+        _refuse_other_tokens(self.processor, given.model, used)
         self.encoder = MediaEncoder(self.processor, self.chat, self.block_size, used)
         self.facts = Facts(chat_vocabulary(tokenizer, self.chat))
 
@@ -94,6 +95,29 @@ class ImageChats(MultimodalChats):
 
     columns: ClassVar[dict[str, bool]] = WITH_IMAGES
     kinds = (IMAGE,)
+
+
+def _refuse_other_tokens(processor: Any, model: Any, kinds: Sequence[Kind]) -> None:
+    """Refuse a processor whose tokens of media are not those at which the model puts what it makes of images and clips.
+
+    Args:
+        model: the model's configuration.
+
+    Raises:
+        UserError: the ids of a token differ.
+    """
+    for kind in kinds:
+        names = (f"{kind.name}_token_id", f"{kind.name}_token_index")
+        field, wanted = next(
+            ((name, value) for name in names if isinstance(value := getattr(model, name, None), int)), ("", None)
+        )
+        if wanted is not None and (own := token_id(processor, kind)) != wanted:
+            why = (
+                f"is of another model: its token of an {kind.one}, {token_of(processor, kind)}, has the id {own}, and "
+            )
+            why += f"the model's {field} is {wanted}"
+            fix = f"{NEEDED}, or set model.config.{field}={own} for a model that begins with random weights"
+            raise UserError(Problem(FIELD, why, fix))
 
 
 def _processor(given: Given, kinds: Sequence[Kind]) -> Any:

@@ -302,7 +302,7 @@ def test_clips_of_several_lengths_and_types_of_tokens_are_padded() -> None:
     assert torch.equal(mask.sum(1), torch.tensor([int(sample["input_features_mask"].sum()) for sample in samples]))
     assert micro.inputs["token_type_ids"].shape == micro.inputs["input_ids"].shape
     more = {**samples[0], "input_features": np.concatenate([samples[0]["input_features"]] * 2)}
-    said = r"(?s)sizes in one batch: input_features of the rows 1 and 5 of their set.*\[1, .*\] and \[2, .*size=1"
+    said = r"(?s)sizes in one batch: input_features of the samples 1 and 5 of their set.*\[1, .*\] and \[2, .*size=1"
     with pytest.raises(UserError, match=said):
         MediaCollator(200, 0, 2).micro_batch([samples[0], {**more, "index": 4}])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,12 +14,14 @@ import numpy as np
 import pytest
 from datasets import Dataset
 from helpers.media_chats import asked, qwen2_audio
+from trireme.errors import UserError
 from trireme.trainer.data.chat.chat_config import ChatConfig
 from trireme.trainer.data.chat.media_chat_rows import MultimodalChats
 from trireme.trainer.data.chat.prepare_chats import reasons_of
 from trireme.trainer.data.data_config import DataConfig
 from trireme.trainer.data.media_files import MediaFiles, paths_in
 from trireme.trainer.data.open_corpus import open_corpus
+from trireme.trainer.data.rows_corpus import RowSamples
 from trireme.trainer.data.samples import Given
 from trireme.trainer.settings import TrainerConfig
 from trireme.trainer.tasks.audio_classification import AudioClassification
@@ -139,3 +142,31 @@ def test_missing_files_are_one_reason() -> None:
     first, second = said.split("; ")
     assert first == "4 since there is no file 0 a.png in /x or /y or the like (the first is row 1 of the train rows)"
     assert second == "1 since it has no image (the first is row 6 of the train rows)"
+
+
+def test_a_processor_of_another_model_is_refused(tmp_path: Path) -> None:
+    processor = qwen2_audio()
+    processor.save_pretrained(tmp_path / "processor")
+    sound(tmp_path / "0.wav", 4000)
+    config = DataConfig({}, block_size=100, processor=str(tmp_path / "processor"), packing=False)
+    text = json.dumps(asked("What?", "This.", {"type": "audio", "path": str(tmp_path / "0.wav")}))
+    given = Given(config, Dataset.from_dict({"messages": [text]}), tmp_path / "cache", "print", None, None)
+    for name in ("audio_token_id", "audio_token_index"):
+        MultimodalChats(replace(given, model=SimpleNamespace(**{name: 3, "image_token_id": 7})))
+        with pytest.raises(
+            UserError, match=rf"(?s)data\.processor.*<audio>, has the id 3, and the model's {name} is 4"
+        ):
+            MultimodalChats(replace(given, model=SimpleNamespace(**{name: 4})))
+
+
+def test_a_clip_deleted_in_training_is_a_problem_of_its_row(tmp_path: Path) -> None:
+    qwen2_audio().save_pretrained(tmp_path / "processor")
+    sound(tmp_path / "0.wav", 4000)
+    config = DataConfig({}, block_size=100, processor=str(tmp_path / "processor"), packing=False)
+    text = json.dumps(asked("What?", "This.", {"type": "audio", "path": str(tmp_path / "0.wav")}))
+    given = Given(config, Dataset.from_dict({"messages": [text]}), tmp_path / "cache", "print", None, None)
+    rows = RowSamples(given.rows, MultimodalChats(given))
+    assert "input_features" in rows[0]
+    (tmp_path / "0.wav").unlink()
+    with pytest.raises(UserError, match=r"(?s)data\.source.*no file .*0\.wav \(sample 1 of the set train"):
+        rows[0]
