@@ -11,7 +11,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ import numpy as np
 
 from ...errors import Problem, UserError
 from .cache import built_once, cache_root
-from .chat.media_forms import FOLDER
+from .chat.media_forms import FOLDER, names_file
 from .content_stamp import hash_json
 from .corpus_stats import Stats, digest
 from .data_config import DataConfig
@@ -100,7 +100,9 @@ def _prepare(
         data = source.rows_of(str(temporary), wanted, names)
         if not len(data):
             raise UserError(Problem(source.key, "gives no rows", "point it at data", source.name))
-        every.append((data, row_hashes(data)))
+        every.append(data)
+    folders = list(dict.fromkeys(each for data in every if FOLDER in data.column_names for each in data.unique(FOLDER)))
+    every = [(data, row_hashes(data, folders)) for data in every]
     kept = [first_of_each(hashes) if config.deduplicate else np.arange(len(data)) for data, hashes in every]
     (data, hashes), rows = every[0], kept[0]
     if len(every) > 1:
@@ -149,15 +151,23 @@ def _stored(feature: Any) -> Any:
     return {name: _stored(each) for name, each in feature.items()} if isinstance(feature, dict) else feature
 
 
-def row_hashes(data: Dataset) -> np.ndarray:
-    """A hash of the content of each row (uint64)."""
+def row_hashes(data: Dataset, folders: Sequence[str] = ()) -> np.ndarray:
+    """A hash of the content of each row (uint64), equal for copies in another folder.
+
+    Args:
+        folders: folders in which relative paths of the rows begin. If there are several, equal paths in two of them
+            are different files, so for rows with such paths the place of the folder in this list counts.
+    """
     plain = without_decoding(data)
+    places = {folder: place for place, folder in enumerate(folders)} if len(folders) > 1 else {}
     hashes = np.empty(len(plain), np.uint64)
     for place, row in enumerate(plain):
         state = hashlib.blake2b(digest_size=8)
         for name in sorted({*row} - {FOLDER}):  # type: ignore[arg-type]
             state.update(name.encode())
             _add(state, row[name])  # type: ignore[index]
+        if places and names_file(row):  # type: ignore[arg-type]
+            state.update(str(places[row[FOLDER]]).encode())  # type: ignore[index]
         hashes[place] = int.from_bytes(state.digest(), "little")
     return hashes
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
+
+from ....models.json_file import parse_json
+from ..nested_cells import is_kept
 
 FOLDER = "media_folder"
 """Column of a row with the folder that its relative paths begin in: the folder of the row's file."""
@@ -90,6 +93,25 @@ def _file(path: str, folders: Sequence[str]) -> str:
         raise ValueError(f"{path} is a folder, not a file")
     where = f" in {' or '.join(places)}" if any(places) else ""
     raise ValueError(f"there is no file {path}{where}")
+
+
+def names_file(row: Mapping[str, Any]) -> bool:
+    """Whether a text in a row is the relative path of a file in the row's folder."""
+    folder = row.get(FOLDER) or ""
+    texts = (text for name, value in row.items() if name != FOLDER for text in _texts(value))
+    paths = (text for text in texts if 0 < len(text) <= LONGEST_PATH and not os.path.isabs(text) and "\0" not in text)
+    return bool(folder) and any(os.path.isfile(os.path.join(folder, path)) for path in paths)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in a value, also in lists and objects that are stored as JSON."""
+    if isinstance(value, str) and is_kept(value):
+        value = parse_json(value)
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(each)
 
 
 def _decoded(text: str, name: str) -> bytes:

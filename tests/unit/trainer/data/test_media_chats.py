@@ -140,9 +140,16 @@ def test_a_column_of_one_clip_for_each_row_is_read(tmp_path: Path) -> None:
     assert np.allclose(encoder(qwen2_audio(), AUDIO).opened(row)[AUDIO][0], noise(), atol=1e-6)
 
 
-def test_a_folder_does_not_change_the_hash_of_a_row(tmp_path: Path) -> None:
-    rows = Dataset.from_list([{"messages": "[]", FOLDER: "a"}, {"messages": "[]", FOLDER: "b"}])
-    assert len({*row_hashes(rows)}) == 1
+def test_a_folder_counts_only_for_paths_in_it(tmp_path: Path) -> None:
+    """Equal relative paths in two folders are different files, so their rows do not repeat each other."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.wav").touch()
+    folders = [str(tmp_path / name) for name in ("a", "b")]
+    for path, different in (("1.wav", 2), ("2.wav", 1), (str(tmp_path / "a" / "1.wav"), 1)):
+        cells = kept_text(asked("What?", "This.", {"type": "audio", "path": path}))
+        rows = Dataset.from_list([{"messages": cells, FOLDER: folder} for folder in folders])
+        assert len({*row_hashes(rows, folders)}) == different and len({*row_hashes(rows)}) == 1
 
 
 @pytest.mark.parametrize("loss", ["assistant", "last", "all"])
