@@ -1,4 +1,5 @@
-"""Check a recipe's texts before they are prepared: no split may be empty or shorter than one block of tokens.
+"""Find splits of a recipe's texts that are empty, or, where texts are cut into blocks and the tokenizer is trained, too
+short for one block, before any text is tokenized.
 
 numpy is imported only if texts were read, so ``trireme check`` answers at once.
 """
