@@ -1,4 +1,5 @@
-"""Command line arguments that several subcommands share: a recipe with its overrides, and how a run is started.
+"""Command line arguments of the subcommands that read a recipe: the recipe with its overrides, and the options and help
+texts of ``train``, ``launch``, ``evaluate`` and ``predict``. Also argparse types for numbers, for all subcommands.
 
 Only argparse is imported, so that help and tab completion are instant.
 """
