@@ -1,4 +1,6 @@
-"""Check the sampling options, texts and text lengths that ``trireme generate`` is given, before the model generates."""
+"""Check the sampling options and texts that ``trireme generate`` is given, before the model generates, and set the
+number of tokens to generate.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Build a DeepSpeed engine with its optimizer and fp32 weights, destroy it at the end, and read its gradient norm and
-loss scale.
+"""Build a DeepSpeed engine with its optimizer and fp32 weights, and destroy it at the end. Compute its gradient norm
+where DeepSpeed keeps none, and save and load its fp16 loss scale.
 """
 
 from __future__ import annotations

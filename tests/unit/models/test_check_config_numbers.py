@@ -1,5 +1,5 @@
-"""Tests that a model configuration with impossible values, such as a hidden size that the number of heads does not
-divide, is refused before the model is built.
+"""Tests that a model configuration is refused before the model is built if it has impossible values, such as a hidden
+size that the number of heads does not divide, or asks for attention kernels that cannot be used.
 
 A configuration that ``check_model`` accepts must also build and compute in transformers.
 """
