@@ -1,4 +1,5 @@
-"""Find files that a recipe's defaults include twice, such as /base, and recipes that include each other in a cycle.
+"""Find files that a recipe includes twice through its lists of defaults, and recipes that include each other in a
+cycle.
 
 Hydra refuses both, but its message names only the first choice that is made twice, or none.
 """

@@ -1,4 +1,5 @@
-"""Find the random operations of a model that still depend on the parallelism plan, and describe them for the log.
+"""Find the random operations of a model whose random numbers differ between parallelism plans, and describe them for
+the log.
 
 An example is attention dropout that is drawn inside a fused kernel.
 """

@@ -1,5 +1,5 @@
-"""Rules that convert arguments of other tools where no key of trireme takes the same value, such as schedules, save
-intervals, trackers, FSDP and DeepSpeed.
+"""Rules that convert those arguments of other training tools that cannot be copied unchanged to a key of a recipe: for
+example schedules, save intervals, trackers, FSDP and DeepSpeed options.
 
 A rule chooses a configuration group, computes a value, or reads a file. It gets the draft of the recipe, the argument's
 value, and all arguments. Arguments without a rule are looked up in ``configs/names_of_other_tools.yaml``.

@@ -1,4 +1,6 @@
-"""Tests of the callback ``report``: it does not change training, measures one step, and records how a run ended."""
+"""Tests of run reports: measuring a step with the callback ``report`` does not change training, and the journal and the
+report tell of resumes, rollbacks, and how a run ended (completed, left early, failed or killed).
+"""
 
 from __future__ import annotations
 

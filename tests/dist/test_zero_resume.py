@@ -1,5 +1,5 @@
-"""Tests of checkpoints under ZeRO: their tensors equal those of one process, training resumes from them (also under
-another ZeRO stage), and each rank reads only its part.
+"""Tests of checkpoints under ZeRO: saved tensors equal those of one process, training resumes from them (also under
+another stage), and each rank reads only its part. DeepSpeed's own optimizer and scheduler match the recipe's.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Tests of scripts in ``benchmarks/``: they run on tiny models, keep their limits, and count the bytes of collectives
-correctly.
+"""Tests of scripts in ``benchmarks/``: they run on tiny models, keep to their limits of memory and time, and count the
+bytes of collectives correctly.
 """
 
 from __future__ import annotations

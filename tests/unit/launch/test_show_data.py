@@ -1,4 +1,5 @@
-"""``trireme data`` shows the samples of the first training steps, and writes an HTML page that needs no other file.
+"""Tests of ``trireme data``: it shows the samples of the first training steps, also of the user's own classes, and
+facts such as lengths and labels of each data set; its HTML page needs no other file.
 
 Control characters in the data cannot change the terminal.
 """

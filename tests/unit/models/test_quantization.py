@@ -1,4 +1,6 @@
-"""Quantised base models have the same values as in bitsandbytes, train with adapters, and use the expected memory."""
+"""Tests of quantised base models: values equal those of bitsandbytes, memory is as expected, gradients are right, some
+layers stay unquantised, adapters combine with them, and wrong options are refused.
+"""
 
 from __future__ import annotations
 
