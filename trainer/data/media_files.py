@@ -1,5 +1,5 @@
-"""Find the files whose paths rows hold in place of images or audio clips, and stamp them, so that caches and resumed
-runs notice when a file has changed behind its path.
+"""Find the image and audio files that rows name by path, and hash their sizes, times or contents, so that caches and
+resumed runs notice when a file has changed.
 """
 
 from __future__ import annotations

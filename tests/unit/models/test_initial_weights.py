@@ -1,4 +1,6 @@
-"""Initial weights depend only on the seed and the module's name, not on the plan or the rest of the model."""
+"""Tests that initial weights depend only on the seed and the module's name, not on the plan or the rest of the model,
+and that they have the distribution of their family.
+"""
 
 from __future__ import annotations
 

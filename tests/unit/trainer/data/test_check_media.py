@@ -1,4 +1,6 @@
-"""Tests of ``trireme check`` on chats with images and audio clips: rows, processors and templates are seen in files."""
+"""Tests that ``trireme check`` finds what is wrong with chats with images and audio clips before training: rows,
+missing files, the processor and the chat template.
+"""
 
 from __future__ import annotations
 
