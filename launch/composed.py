@@ -1,4 +1,6 @@
-"""The class of a composed recipe: plain data from Hydra's merge, and the overrides that reproduce the data."""
+"""The class of a composed recipe, and its construction from what Hydra merged: the recipe as plain data, the overrides
+that reproduce this data, and the problems found while composing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Collect the recipe values that DeepSpeed and other engines need: batch sizes, optimizer, schedule ..."""
+"""Collect, as plain values, what DeepSpeed and other engines need to know of a recipe: batch sizes, gradient clipping,
+optimizer, learning-rate schedule, and sizes of the model and the samples.
+"""
 
 from __future__ import annotations
 

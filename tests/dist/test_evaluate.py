@@ -1,5 +1,5 @@
-"""``trireme evaluate`` gives the same metrics as the evaluation during training, under several parallelism plans, and
-reads checkpoints and exported models.
+"""Tests of ``trireme evaluate``: live and averaged weights, checkpoints and exported models get the metrics of an
+evaluation during training, also under several parallelism plans; what cannot be evaluated is refused.
 
 The command writes nothing into the run folder.
 """

@@ -1,5 +1,6 @@
 """Imports go in one direction only: launch -> trainer -> parallel -> models, without cycles. ``configs`` may import all
-four, but only two dataclasses from ``launch``. Also tested: few files share a name, and every module has a docstring.
+four, but only two dataclasses from ``launch``. Also tested: few files share a name, every module has a docstring, and
+pyproject.toml lists all packages.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Forked processes behave like newly started ones; where forking is impossible, ranks are started as new processes."""
+"""Tests of the fork server, from which ranks are forked after torch is imported: forked processes behave like newly
+started ones, none outlives its command, and ranks are started as new processes where forking is impossible.
+"""
 
 from __future__ import annotations
 

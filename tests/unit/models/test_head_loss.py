@@ -1,5 +1,6 @@
-"""Heads that compute the loss in chunks give the same loss and gradients as full logits, with each architecture's
-scaling and capping of logits. Where a model or a task does not allow this, ``model.loss=chunked`` is refused.
+"""Tests of heads that compute the loss in chunks: loss and gradients equal those of full logits, with the scaling and
+capping of several architectures; ``model.loss=auto`` chooses chunks for large vocabularies; and ``chunked`` and
+``liger`` are refused where the model, the task or the machine does not allow them.
 """
 
 from __future__ import annotations

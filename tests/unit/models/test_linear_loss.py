@@ -1,4 +1,6 @@
-"""The loss of a linear output layer, computed in chunks, equals the loss of its full logits, with its gradients."""
+"""The loss and log-probabilities of a linear output layer, computed in chunks, equal those of full logits, with their
+gradients. Also tested: ignored tokens, a frozen weight, bf16, fp16, and a vocabulary split over ranks.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A parallel scan gives the states of a loop over time, and RecurrentGemma with this scan keeps its outputs."""
+"""Tests of linear recurrences and RecurrentGemma: a scan gives the states of a loop over time, and the model with this
+scan has the outputs of transformers' class; also padding, packed documents, generation and exports.
+"""
 
 from __future__ import annotations
 

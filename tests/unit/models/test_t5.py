@@ -1,4 +1,6 @@
-"""A new T5 (versions 1.0 and 1.1) starts near the loss of random guessing; version 1.1 has an untied output head."""
+"""Tests of new T5 models (1.0 and 1.1): they start near the loss of random guessing, only version 1.1 has an untied
+output head, and transformers and trireme load what was saved.
+"""
 
 from __future__ import annotations
 

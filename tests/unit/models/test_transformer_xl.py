@@ -1,4 +1,6 @@
-"""Transformer-XL equals a plain reference implementation, generates texts, and loads published weights."""
+"""Tests of Transformer-XL: equality with a plain reference implementation, memory, padding, the adaptive softmax,
+generation, classification, saved and published weights, and refused configurations.
+"""
 
 from __future__ import annotations
 
