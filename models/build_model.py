@@ -128,6 +128,8 @@ def _built(config: Any, model: ModelConfig, head: str) -> PreTrainedModel:
     try:
         with torch.device("meta"):
             if model.architecture is not None:
+                if model.attention is not None:
+                    config._attn_implementation = model.attention
                 return own_class(model)(config).to(torch.float32)
             factory = factory_of(type(config), head)
             config.architectures = config.architectures or []  # the factory looks through them, and may find None

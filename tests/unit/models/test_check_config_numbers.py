@@ -164,6 +164,20 @@ def test_kernels_that_a_class_does_not_offer_are_refused() -> None:
         build_on_meta(gemma, "causal_lm", Vocabulary(1))
 
 
+@pytest.mark.parametrize("kernel", ["eager", "sdpa"])
+def test_a_named_class_gets_the_kernel_of_the_recipe(kernel: Any) -> None:
+    """Parts of a model get it too, such as a vision tower."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {"model_type": "llama", "vocab_size": 64, **sizes}
+    vision = {"model_type": "clip_vision_model", "image_size": 16, "patch_size": 8, **sizes}
+    llava = {"model_type": "llava", "text_config": text, "vision_config": vision}
+    for name, config in (("LlamaForCausalLM", text), ("LlavaForConditionalGeneration", llava)):
+        chosen = ModelConfig("auto", config, architecture=f"transformers.{name}", attention=kernel)
+        found = build_on_meta(chosen, "causal_lm", Vocabulary(64)).config
+        parts = [found, *(getattr(found, part) for part in ("text_config", "vision_config") if hasattr(found, part))]
+        assert {part._attn_implementation for part in parts} == {kernel}
+
+
 def test_families_that_overflow_in_fp16_are_told() -> None:
     (note,) = model_notes(ModelConfig("persimmon"), "fp16")
     assert "Persimmon gives NaN" in note and "bf16" in note
