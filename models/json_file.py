@@ -20,6 +20,15 @@ def read_json(path: Path, **options: Any) -> Any:
     return parse_json(path.read_bytes(), **options)
 
 
+def object_in(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if the file cannot be read, or holds something else."""
+    try:
+        found = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def parse_json(text: str | bytes, **options: Any) -> Any:
     """The content of a JSON text.
 

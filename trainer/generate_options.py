@@ -5,9 +5,8 @@ or ``--audio`` for models that read images or audio clips.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from ..models.json_file import read_json
+from ..models.json_file import object_in
 from .data.chat.media import AUDIO, IMAGE
 from .data.processor_folder import FILES
 
@@ -24,14 +23,6 @@ def generate_options(chat: bool, model: Path) -> str:
     """
     if not chat:
         return '--prompt "..."'
-    settings = [found for file in FILES if (found := _settings(model / file))]
+    settings = [found for file in FILES if (found := object_in(model / file))]
     kinds = [kind for kind, part in PARTS.items() if any(part in each or f"{part}_type" in each for each in settings)]
     return " ".join(["--chat", *(f"--{kind.name} FILE" for kind in kinds), '--prompt "..."'])
-
-
-def _settings(file: Path) -> dict[str, Any]:
-    try:
-        found = read_json(file)
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -15,7 +15,7 @@ from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES, processor_class_from_name
 
-from ...models.json_file import read_json
+from ...models.json_file import object_in
 
 PROCESSOR, PREPROCESSOR, VIDEOS = "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"
 """Files with the settings of a processor, of its part for images, and of its part for videos."""
@@ -82,24 +82,15 @@ def constructed(kind: Any, arguments: Mapping[str, Any]) -> Any:
 
 def _class_of(folder: Path) -> Any:
     """The class of the processor in a folder; None if no file names one that transformers has."""
-    names = [found.get("processor_class") for file in NAMED_IN if (found := _settings(folder / file))]
-    config = _settings(folder / "config.json")
+    names = [found.get("processor_class") for file in NAMED_IN if (found := object_in(folder / file))]
+    config = object_in(folder / "config.json")
     names += [config.get("processor_class"), PROCESSOR_MAPPING_NAMES.get(str(config.get("model_type")))]
     return next((processor_class_from_name(name) for name in names if name), None)
 
 
 def _video_settings(folder: Path, processor: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of the part for videos: own ones, or, in folders of old versions, those of the part for images."""
-    if own := processor.get(VIDEO_PART) or _settings(folder / VIDEOS):
+    if own := processor.get(VIDEO_PART) or object_in(folder / VIDEOS):
         return dict(own)
-    images = _settings(folder / PREPROCESSOR)
+    images = object_in(folder / PREPROCESSOR)
     return {name: value for name, value in images.items() if name not in ("image_processor_type", "processor_class")}
-
-
-def _settings(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty if there is none."""
-    try:
-        found = read_json(file)
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

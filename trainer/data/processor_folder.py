@@ -11,7 +11,7 @@ from typing import Any
 
 from ...errors import Problem, UserError
 from ...models.hub import local_path
-from ...models.json_file import read_json
+from ...models.json_file import object_in
 from .chat.chat_config import KEY
 from .chat.media import Kind, named
 
@@ -61,7 +61,7 @@ def check_media_processor(
         return [no_processor(kinds)]
     if template is not None or _has_template(folder):
         return []
-    settings = {name: value for file in FILES for name, value in _settings(folder / file).items()}
+    settings = {name: value for file in FILES for name, value in object_in(folder / file).items()}
     tokens = {kind: str(settings[name]) for kind in kinds if settings.get(name := f"{kind.name}_token")}
     return [no_template(tokens or {kind: f"the {kind.name}_token of the processor" for kind in kinds})]
 
@@ -89,13 +89,4 @@ def _has_template(folder: Path) -> bool:
     if (folder / f"{TEMPLATE}.jinja").is_file() or any((folder / "additional_chat_templates").glob("*.jinja")):
         return True
     files = (f"{TEMPLATE}.json", "tokenizer_config.json", *FILES)
-    return any(_settings(folder / file).get(TEMPLATE) is not None for file in files)
-
-
-def _settings(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty if there is none."""
-    try:
-        found = read_json(file)
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return any(object_in(folder / file).get(TEMPLATE) is not None for file in files)
